@@ -1,0 +1,1 @@
+//! The ONNX schema, and reading and writing of model files.

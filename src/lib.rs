@@ -1,0 +1,1 @@
+//! Makes an ONNX model smaller and faster.

@@ -1,0 +1,2 @@
+//! The command line of `onnx-opt`.
+fn main() {}
