@@ -1,1 +1,3 @@
 //! The graph of an ONNX model.
+
+pub mod schema;
