@@ -1,4 +1,8 @@
 //! The ONNX schema, and reading and writing of model files.
+//!
+//! Reading maps the file and leaves weights where they are ([`read_file`]); writing streams them to a new file that
+//! takes the old one's name when it is complete ([`write_file`]). Absence of a field is kept, so that a model that is
+//! read and written comes out byte for byte.
 
 #[allow(missing_docs, clippy::doc_markdown, unused_qualifications)]
 mod schema {
@@ -6,10 +10,18 @@ mod schema {
 }
 
 mod error;
+mod external;
+mod foreign;
 mod read;
+mod sink;
+mod spill;
+mod visit;
+mod wire;
 mod write;
 
-pub use error::{ReadError, WriteError};
+pub use error::{ExternalError, ExternalErrorKind, ReadError, ReadErrorKind, WriteError, WriteErrorKind};
+pub use external::ExternalData;
 pub use read::{Document, read_bytes, read_file};
 pub use schema::*;
+pub use visit::{for_each_tensor, try_for_each_tensor};
 pub use write::{ExternalPolicy, WriteOptions, WriteReport, encode, write_file, write_stream};
