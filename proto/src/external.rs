@@ -116,3 +116,128 @@ fn number(tensor: &TensorProto, key: &'static str) -> Result<Option<u64>, Extern
         |value: &str| value.parse().map_err(|_| ExternalErrorKind::Number { key, value: value.to_owned() });
     entry(tensor, key).map(parse).transpose()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::StringStringEntryProto;
+    use crate::samples::model;
+
+    fn external(entries: &[(&str, &str)]) -> TensorProto {
+        let entry = |&(key, value): &(&str, &str)| StringStringEntryProto {
+            key: Some(key.into()),
+            value: Some(value.into()),
+        };
+        TensorProto {
+            name: Some("w".into()),
+            external_data: entries.iter().map(entry).collect(),
+            data_location: Some(DataLocation::External.into()),
+            ..Default::default()
+        }
+    }
+
+    /// A folder `model` with ten bytes in `w.bin`, in a folder with other files.
+    fn folders() -> (tempfile::TempDir, PathBuf) {
+        let outer = tempfile::tempdir().unwrap();
+        let inner = outer.path().join("model");
+        fs::create_dir_all(inner.join("deep")).unwrap();
+        for path in [outer.path().join("secret"), inner.join("w.bin"), inner.join("deep/w.bin")] {
+            fs::write(path, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]).unwrap();
+        }
+        (outer, inner)
+    }
+
+    fn refusal(data: &mut ExternalData, entries: &[(&str, &str)]) -> ExternalErrorKind {
+        data.bytes(&external(entries)).unwrap_err().kind
+    }
+
+    #[test]
+    fn slices_overlap_in_one_map() {
+        let (_outer, folder) = folders();
+        let mut data = ExternalData::new(folder);
+        let first =
+            data.bytes(&external(&[("location", "w.bin"), ("offset", "2"), ("length", "4")])).unwrap();
+        let second = data.bytes(&external(&[("location", "w.bin"), ("offset", "4")])).unwrap();
+        assert_eq!((&first[..], &second[..]), (&[2, 3, 4, 5][..], &[4, 5, 6, 7, 8, 9][..]));
+        assert_eq!(first[2..].as_ptr(), second.as_ptr());
+        assert_eq!(data.bytes(&external(&[("location", "./deep/w.bin")])).unwrap().len(), 10);
+    }
+
+    #[test]
+    fn stays_inside_the_folder() {
+        let (outer, folder) = folders();
+        let absolute = outer.path().join("secret");
+        let mut data = ExternalData::new(&folder);
+        let mut at = |location: &str| refusal(&mut data, &[("location", location)]);
+        assert!(matches!(at(absolute.to_str().unwrap()), ExternalErrorKind::Absolute));
+        assert!(matches!(at("../secret"), ExternalErrorKind::Outside));
+        assert!(matches!(at("deep/../w.bin"), ExternalErrorKind::Outside));
+        assert!(matches!(at(""), ExternalErrorKind::NoLocation));
+        assert!(matches!(at("deep"), ExternalErrorKind::NotFile(_)));
+        assert!(matches!(at("absent"), ExternalErrorKind::NotFound(_)));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn follows_links_inside_the_folder_only() {
+        use std::os::unix::fs::symlink;
+        let (_outer, folder) = folders();
+        symlink("deep/w.bin", folder.join("inside")).unwrap();
+        symlink("../secret", folder.join("outside")).unwrap();
+        symlink("..", folder.join("up")).unwrap();
+        let mut data = ExternalData::new(&folder);
+        assert_eq!(data.bytes(&external(&[("location", "inside")])).unwrap().len(), 10);
+        assert!(matches!(refusal(&mut data, &[("location", "outside")]), ExternalErrorKind::OutsideLink));
+        assert!(matches!(refusal(&mut data, &[("location", "up/secret")]), ExternalErrorKind::OutsideLink));
+    }
+
+    #[test]
+    fn ranges_are_checked_against_the_file() {
+        let (_outer, folder) = folders();
+        let mut data = ExternalData::new(folder);
+        let mut at = |offset, length| {
+            data.bytes(&external(&[("location", "w.bin"), ("offset", offset), ("length", length)]))
+        };
+        assert_eq!(at("10", "0").unwrap().len(), 0);
+        for (offset, length) in
+            [("3", "8"), ("11", "0"), ("18446744073709551615", "2"), ("2", "18446744073709551615")]
+        {
+            assert!(matches!(
+                at(offset, length).unwrap_err().kind,
+                ExternalErrorKind::Range { size: 10, .. }
+            ));
+        }
+        for offset in ["-1", "", "1e3", "18446744073709551616"] {
+            assert!(matches!(
+                at(offset, "1").unwrap_err().kind,
+                ExternalErrorKind::Number { key: "offset", .. }
+            ));
+        }
+        assert!(matches!(
+            refusal(&mut data, &[("location", "w.bin"), ("offset", "11")]),
+            ExternalErrorKind::Range { .. }
+        ));
+    }
+
+    #[test]
+    fn names_the_tensor() {
+        let (_outer, folder) = folders();
+        let error = ExternalData::new(folder).bytes(&external(&[("location", "../x")])).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            r#"tensor "w": external data "../x": leaves the model's folder, which is refused"#
+        );
+    }
+
+    #[test]
+    fn loads_a_model() {
+        let (_outer, folder) = folders();
+        let mut model = model(vec![external(&[("location", "w.bin"), ("offset", "8")])]);
+        ExternalData::new(folder).load(&mut model).unwrap();
+        let tensor = model.graph.unwrap().initializer.remove(0);
+        assert_eq!(tensor.raw_data.as_deref(), Some(&[8, 9][..]));
+        assert_eq!((tensor.external_data, tensor.data_location), (Vec::new(), None));
+    }
+}

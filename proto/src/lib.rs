@@ -13,6 +13,8 @@ mod error;
 mod external;
 mod foreign;
 mod read;
+#[cfg(test)]
+mod samples;
 mod sink;
 mod spill;
 mod visit;

@@ -91,3 +91,168 @@ fn explain(error: prost::DecodeError, bytes: &Bytes) -> ReadErrorKind {
         .or_else(|| foreign::recognise(bytes).map(ReadErrorKind::Foreign))
         .unwrap_or(ReadErrorKind::Malformed(error))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::fs;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::samples::{any_model, model, tensor};
+    use crate::{AttributeProto, GraphProto, NodeProto, TensorProto, encode};
+
+    /// The message that a user would see.
+    fn complaint(bytes: impl Into<Bytes>) -> String {
+        read_bytes(bytes.into()).unwrap_err().to_string()
+    }
+
+    proptest! {
+        #[test]
+        fn reads_what_was_written(model in any_model()) {
+            let bytes = encode(&model);
+            let document = read_bytes(bytes.clone()).unwrap();
+            prop_assert_eq!(document.unknown_fields, 0);
+            // Bytes, as NaN is not equal to itself.
+            prop_assert_eq!(encode(&document.model), bytes);
+        }
+
+        #[test]
+        fn survives_any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read_bytes(bytes.into());
+        }
+
+        #[test]
+        fn survives_any_change(model in any_model(), at in any::<prop::sample::Index>(), value in any::<u8>()) {
+            let mut bytes = encode(&model).to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+            let _ = read_bytes(bytes.into());
+        }
+    }
+
+    #[test]
+    fn every_prefix_is_an_error_or_a_model() {
+        let bytes = encode(&model(vec![tensor("w", 9)]));
+        for end in 0..bytes.len() {
+            let error = read_bytes(bytes.slice(..end)).unwrap_err().kind;
+            let named = matches!(
+                error,
+                ReadErrorKind::Empty
+                    | ReadErrorKind::Truncated { .. }
+                    | ReadErrorKind::Missing(_)
+                    | ReadErrorKind::Malformed(_)
+            );
+            assert!(named, "{end}: {error}");
+            assert!(end < 12 || matches!(error, ReadErrorKind::Truncated { field: 7, .. }), "{end}: {error}");
+        }
+        assert_eq!(
+            complaint(bytes.slice(..bytes.len() - 3)),
+            "is cut short: field 7 of the model needs 65 bytes, 62 are left"
+        );
+    }
+
+    #[test]
+    fn weights_are_slices_of_the_file() {
+        let bytes = encode(&model(vec![tensor("w", 9)]));
+        let document = read_bytes(bytes.clone()).unwrap();
+        let raw = document.model.graph.unwrap().initializer.remove(0).raw_data.unwrap();
+        assert!(bytes.as_ptr_range().contains(&raw.as_ptr()));
+    }
+
+    #[test]
+    fn names_a_file_and_what_is_wrong_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.onnx");
+        let kind = |path: &Path| read_file(path).unwrap_err().kind;
+        assert!(matches!(kind(&path), ReadErrorKind::NotFound));
+        assert!(matches!(kind(folder.path()), ReadErrorKind::Directory));
+        fs::write(&path, "").unwrap();
+        assert!(matches!(kind(&path), ReadErrorKind::Empty));
+        assert_eq!(read_file(&path).unwrap_err().to_string(), format!("{}: is empty", path.display()));
+    }
+
+    #[test]
+    fn a_model_needs_a_graph_and_a_version() {
+        let whole = model(Vec::new());
+        let headless = ModelProto { ir_version: None, ..whole.clone() };
+        let empty = ModelProto { graph: None, ..whole };
+        assert!(matches!(
+            read_bytes(encode(&headless)).unwrap_err().kind,
+            ReadErrorKind::Missing("ir_version")
+        ));
+        assert!(matches!(read_bytes(encode(&empty)).unwrap_err().kind, ReadErrorKind::Missing("graph")));
+    }
+
+    #[test]
+    fn recognises_other_files() {
+        let mut safetensors = 2u64.to_le_bytes().to_vec();
+        safetensors.extend(b"{}");
+        let graph = model(Vec::new()).graph.unwrap().encode_to_vec();
+        // A NodeDef of TensorFlow: name, op.
+        let tensorflow = b"\x0a\x06\x0a\x01x\x12\x01y".to_vec();
+        let cases = [
+            (b"PK\x03\x04....".to_vec(), "zip"),
+            (b"\x80\x02}q\x00.".to_vec(), "pickle"),
+            (b"\x1c\x00\x00\x00TFL3\x00\x00".to_vec(), "TensorFlow Lite"),
+            (b"version https://git-lfs.github.com/spec/v1\n".to_vec(), "Git LFS"),
+            (b"hello, world\n".to_vec(), "text"),
+            (safetensors, "safetensors"),
+            (graph, "GraphProto"),
+            (tensor("w", 2).encode_to_vec(), "TensorProto"),
+            (tensorflow, "TensorFlow graph"),
+        ];
+        for (bytes, name) in cases {
+            let text = complaint(bytes);
+            assert!(text.starts_with("is not an ONNX model but") && text.contains(name), "{name}: {text}");
+        }
+    }
+
+    #[test]
+    fn nesting_beyond_the_limit_is_named() {
+        let mut graph = GraphProto::default();
+        for _ in 0..60 {
+            let attribute = AttributeProto { g: Some(Box::new(graph)), ..Default::default() };
+            let node = NodeProto { attribute: vec![attribute], ..Default::default() };
+            graph = GraphProto { node: vec![node], ..Default::default() };
+        }
+        let model = ModelProto { ir_version: Some(8), graph: Some(graph), ..Default::default() };
+        assert!(matches!(read_bytes(encode(&model)).unwrap_err().kind, ReadErrorKind::TooDeep));
+    }
+
+    #[test]
+    fn counts_the_bytes_of_unknown_fields() {
+        let mut bytes = encode(&model(Vec::new())).to_vec();
+        let known = bytes.len() as u64;
+        // Field 1000, a varint, and field 3000, a text.
+        bytes.extend(b"\xc0\x3e\x01\xc2\xbb\x01\x02hi");
+        let document = read_bytes(bytes.into()).unwrap();
+        assert_eq!((document.file_bytes, document.unknown_fields), (known + 9, 9));
+    }
+
+    #[test]
+    fn counts_unknown_fields_of_inner_messages_only() {
+        // `dims` [3, 4] in packed form, which the schema would not write, then field 100 with two bytes.
+        let odd = b"\x0a\x02\x03\x04\xa2\x06\x02hi";
+        let mut graph = vec![0x2a, odd.len() as u8];
+        graph.extend(odd);
+        let mut bytes = vec![0x08, 8, 0x3a, graph.len() as u8];
+        bytes.extend(&graph);
+        let document = read_bytes(bytes.into()).unwrap();
+        let tensor = TensorProto { dims: vec![3, 4], ..Default::default() };
+        assert_eq!(document.model.graph.unwrap().initializer, [tensor]);
+        assert_eq!(document.unknown_fields, 5);
+    }
+
+    #[test]
+    fn a_claimed_size_costs_nothing() {
+        // A graph that claims 2^62 bytes.
+        let error =
+            read_bytes(Bytes::from_static(b"\x08\x08\x3a\x80\x80\x80\x80\x80\x80\x80\x80\x40")).unwrap_err();
+        assert!(
+            matches!(error.kind, ReadErrorKind::Truncated { field: 7, needed, available: 0 } if needed == 1 << 62)
+        );
+    }
+}

@@ -94,3 +94,51 @@ unsafe impl<W: Write> BufMut for Sink<W> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// A writer with room for so many bytes.
+    struct Disk(usize);
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let count = bytes.len().min(self.0);
+            self.0 -= count;
+            if count == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(count) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn keeps_order_across_sizes() {
+        let mut out = Vec::new();
+        let mut expected = Vec::new();
+        let mut sink = Sink::new(&mut out);
+        for (index, size) in [1, CAPACITY - 1, 3, CAPACITY, CAPACITY + 1, 0, 5].into_iter().enumerate() {
+            let piece = vec![index as u8; size];
+            sink.put(&piece[..]);
+            sink.put_bytes(9, size);
+            expected.extend(&piece);
+            expected.extend(vec![9; size]);
+            assert_eq!(sink.position(), expected.len() as u64);
+        }
+        assert_eq!(sink.finish().unwrap(), expected.len() as u64);
+        assert_eq!(out, expected);
+    }
+
+    #[test]
+    fn remembers_the_first_error() {
+        let mut sink = Sink::new(Disk(CAPACITY + 5));
+        sink.put_slice(&[0; CAPACITY]);
+        sink.put_slice(&[0; 10 * CAPACITY]);
+        sink.put_slice(&[0; 3]);
+        assert_eq!(sink.finish().unwrap_err().kind(), io::ErrorKind::StorageFull);
+    }
+}

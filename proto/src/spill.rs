@@ -88,3 +88,41 @@ fn raw_bytes(tensor: &TensorProto) -> Option<Cow<'_, [u8]>> {
 fn little_endian<T: Copy, const N: usize>(values: &[T], bytes: impl Fn(T) -> [u8; N]) -> Vec<u8> {
     values.iter().flat_map(|&value| bytes(value)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn typed(data_type: DataType) -> TensorProto {
+        TensorProto {
+            data_type: Some(data_type.into()),
+            float_data: vec![1.5],
+            double_data: vec![-2.0],
+            int32_data: vec![-2, 0x1234],
+            int64_data: vec![-3],
+            uint64_data: vec![7],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn typed_data_becomes_raw() {
+        let raw = |data_type| raw_bytes(&typed(data_type)).map(Cow::into_owned);
+        assert_eq!(raw(DataType::Float), Some(1.5f32.to_le_bytes().to_vec()));
+        assert_eq!(raw(DataType::Double), Some((-2f64).to_le_bytes().to_vec()));
+        assert_eq!(raw(DataType::Int64), Some((-3i64).to_le_bytes().to_vec()));
+        assert_eq!(raw(DataType::Uint64), Some(7u64.to_le_bytes().to_vec()));
+        assert_eq!(raw(DataType::Uint32), Some(7u32.to_le_bytes().to_vec()));
+        assert_eq!(raw(DataType::Int32), Some(vec![0xfe, 0xff, 0xff, 0xff, 0x34, 0x12, 0, 0]));
+        assert_eq!(raw(DataType::Float16), Some(vec![0xfe, 0xff, 0x34, 0x12]));
+        assert_eq!(raw(DataType::Int8), Some(vec![0xfe, 0x34]));
+        assert_eq!(raw(DataType::String), None);
+        assert_eq!(raw(DataType::Float6e2m3), None);
+        let six_bits =
+            TensorProto { raw_data: Some(Bytes::from_static(b"abc")), ..typed(DataType::Float6e2m3) };
+        assert_eq!(raw_bytes(&six_bits), Some(Cow::Borrowed(&b"abc"[..])));
+        assert_eq!(raw_bytes(&TensorProto { data_type: Some(99), ..Default::default() }), None);
+    }
+}

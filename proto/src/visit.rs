@@ -73,3 +73,77 @@ fn in_sparse<'a, E>(
     let parts = tensors.into_iter().flat_map(|sparse| [&mut sparse.values, &mut sparse.indices]);
     parts.flatten().try_for_each(visit)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{FunctionProto, TrainingInfoProto};
+
+    fn tensor(name: &str) -> TensorProto {
+        TensorProto { name: Some(name.into()), ..Default::default() }
+    }
+
+    fn sparse(name: &str) -> SparseTensorProto {
+        let part = |part: &str| Some(tensor(&format!("{name}.{part}")));
+        SparseTensorProto { values: part("values"), indices: part("indices"), ..Default::default() }
+    }
+
+    /// A graph with tensors in every place, nested once more if `inner` is given.
+    fn graph(name: &str, inner: Option<GraphProto>) -> GraphProto {
+        let attribute = AttributeProto {
+            t: Some(Box::new(tensor(&format!("{name}.t")))),
+            tensors: vec![tensor(&format!("{name}.tensors"))],
+            sparse_tensor: Some(Box::new(sparse(&format!("{name}.sparse")))),
+            sparse_tensors: vec![sparse(&format!("{name}.sparses"))],
+            g: inner.clone().map(Box::new),
+            graphs: inner.into_iter().collect(),
+            ..Default::default()
+        };
+        GraphProto {
+            node: vec![NodeProto { attribute: vec![attribute], ..Default::default() }],
+            initializer: vec![tensor(&format!("{name}.initializer"))],
+            sparse_initializer: vec![sparse(&format!("{name}.sparse_initializer"))],
+            ..Default::default()
+        }
+    }
+
+    fn model() -> ModelProto {
+        let default = AttributeProto { t: Some(Box::new(tensor("default"))), ..Default::default() };
+        let function = FunctionProto {
+            attribute_proto: vec![default],
+            node: graph("function", None).node,
+            ..Default::default()
+        };
+        let training = TrainingInfoProto {
+            initialization: Some(graph("initialization", None)),
+            algorithm: Some(graph("algorithm", None)),
+            ..Default::default()
+        };
+        ModelProto {
+            graph: Some(graph("main", Some(graph("body", None)))),
+            functions: vec![function],
+            training_info: vec![training],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn finds_each_tensor_once() {
+        let mut names = Vec::new();
+        for_each_tensor(&mut model(), &mut |tensor| names.push(tensor.name().to_owned()));
+        // Nine in a graph; the body stands in `g` and in `graphs`; a function has no initializers.
+        let count = |graph: &str| names.iter().filter(|name| name.starts_with(graph)).count();
+        assert_eq!(["main", "body", "function", "default", "init", "algo"].map(count), [9, 18, 6, 1, 9, 9]);
+        assert_eq!(names.len(), 52);
+    }
+
+    #[test]
+    fn stops_at_an_error() {
+        let mut seen = 0;
+        let result = try_for_each_tensor(&mut model(), &mut |tensor| {
+            seen += 1;
+            if tensor.name() == "body.t" { Err(seen) } else { Ok(()) }
+        });
+        assert_eq!(result, Err(seen));
+    }
+}

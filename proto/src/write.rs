@@ -200,3 +200,196 @@ impl Drop for Published {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::samples::{any_model, model, tensor};
+    use crate::tensor_proto::{DataLocation, DataType};
+    use crate::{ExternalData, TensorProto, read_file};
+
+    const ALWAYS: WriteOptions =
+        WriteOptions { external_data: ExternalPolicy::Always { threshold_bytes: 100 }, auto_limit: 0 };
+
+    fn names(folder: &Path) -> Vec<String> {
+        let name = |entry: io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+        let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(name).collect();
+        names.sort();
+        names
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn a_file_holds_the_encoded_model(model in any_model()) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("m.onnx");
+            let report = write_file(model.clone(), &path, &WriteOptions::default()).unwrap();
+            let bytes = fs::read(&path).unwrap();
+            prop_assert_eq!(&bytes, &encode(&model));
+            prop_assert_eq!(report, WriteReport { bytes: bytes.len() as u64, external_bytes: 0 });
+            let mut streamed = Vec::new();
+            write_stream(&model, &mut streamed).unwrap();
+            prop_assert_eq!(bytes, streamed);
+        }
+    }
+
+    #[test]
+    fn spilled_weights_come_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.onnx");
+        let big = tensor("big", 1 << 18);
+        let typed = TensorProto {
+            name: Some("typed".into()),
+            data_type: Some(DataType::Int64.into()),
+            int64_data: (0..20).collect(),
+            ..Default::default()
+        };
+        let original = model(vec![tensor("small", 3), tensor("odd", 27), big, typed]);
+        let report = write_file(original.clone(), &path, &ALWAYS).unwrap();
+        assert_eq!(names(folder.path()), ["m.onnx", "m.onnx.data"]);
+        assert_eq!(report.external_bytes, fs::metadata(folder.path().join("m.onnx.data")).unwrap().len());
+
+        let mut document = read_file(&path).unwrap();
+        let offsets: Vec<_> = document
+            .model
+            .graph
+            .as_ref()
+            .unwrap()
+            .initializer
+            .iter()
+            .map(|tensor| {
+                tensor
+                    .external_data
+                    .iter()
+                    .find(|entry| entry.key() == "offset")
+                    .map(|entry| entry.value().to_owned())
+            })
+            .collect();
+        let expected =
+            [None, Some("0"), Some("4096"), Some("1052672")].map(|offset| offset.map(str::to_owned));
+        assert_eq!(offsets, expected);
+
+        ExternalData::new(document.folder.unwrap()).load(&mut document.model).unwrap();
+        let (mut found, mut wanted) =
+            (document.model.graph.unwrap().initializer, original.graph.unwrap().initializer);
+        let numbers: Vec<u8> =
+            wanted.pop().unwrap().int64_data.iter().flat_map(|value| value.to_le_bytes()).collect();
+        assert_eq!(found.pop().unwrap().raw_data.unwrap(), numbers);
+        assert_eq!(found, wanted);
+    }
+
+    #[test]
+    fn auto_spills_past_the_limit_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.onnx");
+        let original = model(vec![tensor("w", 256)]);
+        let size = encode(&original).len() as u64;
+        let mut options = WriteOptions { auto_limit: size, ..WriteOptions::default() };
+        assert_eq!(write_file(original.clone(), &path, &options).unwrap().external_bytes, 0);
+        options.auto_limit = size - 1;
+        assert_eq!(write_file(original.clone(), &path, &options).unwrap().external_bytes, 1024);
+        options.external_data = ExternalPolicy::Never;
+        assert_eq!(write_file(original, &path, &options).unwrap().external_bytes, 0);
+    }
+
+    #[test]
+    fn tensors_that_are_external_stay_so() {
+        let external = TensorProto {
+            raw_data: None,
+            data_location: Some(DataLocation::External.into()),
+            ..tensor("w", 256)
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.onnx");
+        let original = model(vec![external]);
+        write_file(original.clone(), &path, &ALWAYS).unwrap();
+        assert_eq!(names(folder.path()), ["m.onnx"]);
+        assert_eq!(read_file(&path).unwrap().model, original);
+    }
+
+    #[test]
+    fn a_mapped_input_may_be_the_output() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.onnx");
+        let original = model(vec![tensor("w", 5000)]);
+        write_file(original.clone(), &path, &ALWAYS).unwrap();
+        for _ in 0..2 {
+            let mut document = read_file(&path).unwrap();
+            ExternalData::new(folder.path()).load(&mut document.model).unwrap();
+            assert_eq!(document.model, original);
+            write_file(document.model.clone(), &path, &ALWAYS).unwrap();
+            assert_eq!(document.model, original);
+        }
+    }
+
+    #[test]
+    fn failure_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.onnx");
+        let original = model(vec![tensor("w", 300)]);
+        let kind = |path: &Path| write_file(original.clone(), path, &ALWAYS).unwrap_err().kind;
+
+        assert!(matches!(kind(folder.path()), WriteErrorKind::Directory));
+        assert!(matches!(kind(&folder.path().join("absent/m.onnx")), WriteErrorKind::NoFolder));
+        assert!(names(folder.path()).is_empty());
+
+        fs::create_dir(folder.path().join("m.onnx.data")).unwrap();
+        assert!(matches!(kind(&path), WriteErrorKind::Directory));
+        assert_eq!(names(folder.path()), ["m.onnx.data"]);
+    }
+
+    #[test]
+    fn data_is_withdrawn_if_the_model_cannot_take_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let pending =
+            |name: &str| Pending { file: temporary(folder.path()).unwrap(), path: folder.path().join(name) };
+        let data = pending("m.onnx.data").publish().unwrap();
+        assert_eq!(names(folder.path()), ["m.onnx.data"]);
+        assert!(pending("absent/m.onnx").publish().is_err());
+        drop(data);
+        assert!(names(folder.path()).is_empty());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_named_and_a_device_not_replaced() {
+        let error =
+            write_file(model(Vec::new()), Path::new("/dev/full"), &WriteOptions::default()).unwrap_err();
+        assert!(matches!(error.kind, WriteErrorKind::Full(_)), "{error}");
+        assert!(error.to_string().starts_with("/dev/full: cannot write: "), "{error}");
+        write_file(model(Vec::new()), Path::new("/dev/null"), &WriteOptions::default()).unwrap();
+        assert!(!fs::metadata("/dev/null").unwrap().is_file());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn permissions_are_those_of_a_new_file_and_links_are_followed() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let [plain, path, link] = ["plain", "m.onnx", "link"].map(|name| folder.path().join(name));
+        fs::write(&plain, "").unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+        write_file(model(Vec::new()), &path, &WriteOptions::default()).unwrap();
+        assert_eq!(mode(&path), mode(&plain));
+
+        symlink("plain", &link).unwrap();
+        write_file(model(Vec::new()), &link, &WriteOptions::default()).unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(&plain).unwrap(), fs::read(&path).unwrap());
+    }
+
+    #[test]
+    fn no_model_past_what_readers_take() {
+        // One tensor of 1 GiB, three times: no page of it is ever touched.
+        let zeros = Bytes::from(vec![0; 1 << 30]);
+        let huge = |name: &str| TensorProto { raw_data: Some(zeros.clone()), ..tensor(name, 0) };
+        let model = model(vec![huge("a"), huge("b"), huge("c")]);
+        let error = write_stream(&model, &mut io::sink()).unwrap_err();
+        assert!(matches!(error.kind, WriteErrorKind::TooLarge(bytes) if bytes > 3 << 30));
+    }
+}
