@@ -45,6 +45,10 @@ impl Interval {
         self.low >= 0
     }
 
+    pub(super) fn is_negative(&self) -> bool {
+        self.high < 0
+    }
+
     fn low(&self) -> Option<i64> {
         i64::try_from(self.low).ok()
     }
@@ -127,9 +131,13 @@ impl Interval {
         })
     }
 
-    /// The tightest bounds that a short search finds.
-    fn search(polynomial: &Polynomial) -> Interval {
+    /// The tightest bounds that a short search finds: a sum may hold terms that bound each other.
+    pub(super) fn of_polynomial(polynomial: &Polynomial) -> Interval {
         let plain = Interval::of_terms(polynomial);
+        let mut atoms = polynomial.terms().iter().flat_map(|term| term.monomial.atoms());
+        if polynomial.terms().len() < 2 || !atoms.any(Atom::has_relation) {
+            return plain;
+        }
         let low = |polynomial: &Polynomial| {
             let mut steps = SEARCH_STEPS;
             lower(polynomial, SEARCH_DEPTH, &mut steps)
@@ -143,15 +151,18 @@ impl Atom {
     pub(super) fn is_non_negative(&self) -> bool {
         Interval::of_atom(self).is_non_negative()
     }
+
+    /// Whether [`lower`] knows how it compares with its operands.
+    fn has_relation(&self) -> bool {
+        matches!(self, Atom::FloorDiv(..) | Atom::Extremum(..))
+    }
 }
 
 impl Dim {
     pub(super) fn interval(&self) -> Interval {
         match &self.0 {
             Repr::Fixed(value) => Interval::point(*value),
-            Repr::Expression(expression) => {
-                *expression.interval.get_or_init(|| Interval::search(&expression.polynomial))
-            }
+            Repr::Expression(expression) => expression.interval,
         }
     }
 
@@ -206,75 +217,89 @@ impl Dim {
 /// never above, so that what the terms share cancels: `N - min(N, 5)` is at least `N - N`.
 fn lower(polynomial: &Polynomial, depth: u32, steps: &mut u32) -> i128 {
     let mut best = Interval::of_terms(polynomial).low;
-    if depth == 0 {
-        return best;
-    }
+    let Some(depth) = depth.checked_sub(1) else { return best };
     for term in polynomial.terms() {
-        for index in 0..term.monomial.atoms().len() {
-            let Some(rest) = polynomial.subtract(&Polynomial::term(term.monomial.clone(), term.coefficient))
-            else {
-                continue;
+        for (index, atom) in term.monomial.atoms().iter().enumerate() {
+            let bound = match atom {
+                Atom::FloorDiv(dividend, divisor) => Replacement::new(polynomial, term, index)
+                    .and_then(|replacement| replacement.floor(dividend, divisor, depth, steps)),
+                Atom::Extremum(side, operands) => Replacement::new(polynomial, term, index)
+                    .and_then(|replacement| replacement.extremum(*side, operands, depth, steps)),
+                Atom::Symbol(_) | Atom::TruncatedDiv(..) | Atom::Opaque(_) => None,
             };
-            if let Some(found) = relax(&rest, term, index, depth - 1, steps) {
-                best = best.max(found);
-            }
+            best = best.max(bound.unwrap_or(-INFINITY));
         }
     }
     best
 }
 
-/// A lower bound of `rest + term` by what is known of the atom at `index` of the term.
-fn relax(rest: &Polynomial, term: &Term, index: usize, depth: u32, steps: &mut u32) -> Option<i128> {
-    let coefficient = term.coefficient;
-    let factor = term.monomial.without(index);
-    // The lower bound with `operand * monomial` for the atom and its factor.
-    let mut with = |operand: &Polynomial, monomial: &Monomial| {
+/// The polynomial `rest + coefficient * factor * atom`, to be bounded without the atom. Each bound counts a step
+/// for every polynomial that it looks at, and is `None` when they run out.
+struct Replacement {
+    rest: Polynomial,
+    coefficient: i64,
+    factor: Monomial,
+}
+
+impl Replacement {
+    fn new(polynomial: &Polynomial, term: &Term, index: usize) -> Option<Replacement> {
+        let rest = polynomial.subtract(&Polynomial::term(term.monomial.clone(), term.coefficient))?;
+        Some(Replacement { rest, coefficient: term.coefficient, factor: term.monomial.without(index) })
+    }
+
+    /// The lower bound of `rest + coefficient * factor * operand`.
+    fn with(&self, operand: &Polynomial, factor: &Monomial, depth: u32, steps: &mut u32) -> Option<i128> {
         *steps = steps.checked_sub(1)?;
-        let polynomial = rest.add(&operand.scale(monomial, coefficient)?)?;
+        let polynomial = self.rest.add(&operand.scale(factor, self.coefficient)?)?;
         Some(lower(&polynomial, depth, steps))
-    };
-    match term.monomial.atoms().get(index)? {
-        Atom::Symbol(_) | Atom::TruncatedDiv(..) | Atom::Opaque(_) => None,
-        Atom::Extremum(side, operands) => {
-            let bounds = operands.iter().map(|operand| with(&operand.polynomial(), &factor));
-            if (*side == Side::Min) == (coefficient > 0) {
-                // It is one of its operands, whichever.
-                bounds.collect::<Option<Vec<i128>>>()?.into_iter().min()
-            } else if Interval::of_monomial(&factor).is_non_negative() {
-                // Each operand bounds it.
-                bounds.flatten().max()
-            } else {
-                None
-            }
-        }
-        Atom::FloorDiv(dividend, divisor) => {
-            if !divisor.interval().is_non_negative() || !Interval::of_monomial(&factor).is_non_negative() {
-                return None;
-            }
-            // x - d + 1 <= d*floor(x/d) <= x
-            let (dividend, divisor) = (dividend.polynomial(), divisor.polynomial());
-            let multiple = if coefficient > 0 {
-                dividend.subtract(&divisor)?.add(&Polynomial::constant(1))?
-            } else {
-                dividend.clone().into_owned()
-            };
-            if let Some(divisor) = divisor.as_constant().filter(|divisor| *divisor > 0) {
-                *steps = steps.checked_sub(1)?;
-                let one = Monomial::default();
-                let scaled = rest.scale(&one, divisor)?.add(&multiple.scale(&factor, coefficient)?)?;
-                let bound = lower(&scaled, depth, steps);
-                return Some(if bound == -INFINITY { bound } else { -(-bound).div_euclid(divisor.into()) });
-            }
-            if let [Term { monomial, coefficient: 1 }] = divisor.terms()
-                && let Some(factor) = factor.divide(monomial)
-            {
-                return with(&multiple, &factor);
-            }
-            // floor(x/d) <= x where x is not negative
-            if coefficient < 0 && Interval::of_terms(&dividend).is_non_negative() {
-                return with(&dividend, &factor);
-            }
+    }
+
+    /// With a minimum or maximum for the atom.
+    fn extremum(&self, side: Side, operands: &[Dim], depth: u32, steps: &mut u32) -> Option<i128> {
+        let bounds =
+            operands.iter().map(|operand| self.with(&operand.polynomial(), &self.factor, depth, steps));
+        if (side == Side::Min) == (self.coefficient > 0) {
+            // It is one of its operands, whichever.
+            bounds.collect::<Option<Vec<i128>>>()?.into_iter().min()
+        } else if Interval::of_monomial(&self.factor).is_non_negative() {
+            // Each operand bounds it.
+            bounds.flatten().max()
+        } else {
             None
         }
+    }
+
+    /// With a floor division for the atom: `x - d + 1 <= d*floor(x/d) <= x`.
+    fn floor(&self, dividend: &Dim, divisor: &Dim, depth: u32, steps: &mut u32) -> Option<i128> {
+        let positive = divisor.interval().is_non_negative();
+        if !positive || !Interval::of_monomial(&self.factor).is_non_negative() {
+            return None;
+        }
+        let not_negative = dividend.interval().is_non_negative();
+        let (dividend, divisor) = (dividend.polynomial(), divisor.polynomial());
+        let multiple = if self.coefficient > 0 {
+            dividend.subtract(&divisor)?.add(&Polynomial::constant(1))?
+        } else {
+            dividend.clone().into_owned()
+        };
+        if let Some(divisor) = divisor.as_constant().filter(|divisor| *divisor > 0) {
+            // The bound of divisor times the polynomial, divided and rounded up.
+            let scaled = Replacement {
+                rest: self.rest.scale(&Monomial::default(), divisor)?,
+                coefficient: self.coefficient,
+                factor: self.factor.clone(),
+            };
+            let bound = scaled.with(&multiple, &self.factor, depth, steps)?;
+            return (bound != -INFINITY).then(|| -(-bound).div_euclid(divisor.into()));
+        }
+        if let [Term { monomial, coefficient: 1 }] = divisor.terms()
+            && let Some(factor) = self.factor.divide(monomial)
+        {
+            return self.with(&multiple, &factor, depth, steps);
+        }
+        // floor(x/d) <= x where x is not negative
+        (self.coefficient < 0 && not_negative)
+            .then(|| self.with(&dividend, &self.factor, depth, steps))
+            .flatten()
     }
 }

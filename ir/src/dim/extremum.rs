@@ -24,13 +24,6 @@ impl Side {
         }
     }
 
-    fn opposite(self) -> Side {
-        match self {
-            Side::Min => Side::Max,
-            Side::Max => Side::Min,
-        }
-    }
-
     /// Whether `a` can be left out beside `b`.
     fn yields(self, a: &Dim, b: &Dim) -> bool {
         match self {
@@ -70,7 +63,10 @@ impl Dim {
 /// Nested extrema are spread, what another operand bounds is dropped, and a common summand or factor stands
 /// outside: `min(2*N + 1, 2*M + 3)` is `2*min(N, M + 1) + 1`.
 pub(super) fn extremum(side: Side, operands: Vec<Dim>) -> Dim {
-    let operands = independent(side, flatten(side, operands));
+    let mut operands = independent(side, operands);
+    if operands.len() > 1 {
+        operands = independent(side, flatten(side, operands));
+    }
     if let [operand] = operands.as_slice() {
         return operand.clone();
     }
@@ -103,31 +99,32 @@ fn flatten(side: Side, operands: Vec<Dim>) -> Vec<Dim> {
     flat.into_iter().collect()
 }
 
-/// `p + c*min(x, y)` as `[p + c*x, p + c*y]` for a factor c that cannot be negative, and `p - c*max(x, y)` as
-/// `[p - c*x, p - c*y]`: the operands whose minimum it is. Likewise for the maximum.
+/// `p + c*min(x, y)` as `[p + c*x, p + c*y]`, whose minimum it is, for a factor c that cannot be negative and
+/// p without another minimum. Likewise for the maximum.
 fn spread(side: Side, operand: &Dim) -> Option<Vec<Dim>> {
     let polynomial = operand.polynomial();
-    polynomial.terms().iter().find_map(|term| {
-        let wanted = if term.coefficient > 0 { side } else { side.opposite() };
-        let atoms = term.monomial.atoms().iter().enumerate();
-        let (index, operands) = atoms.into_iter().find_map(|(index, atom)| match atom {
-            Atom::Extremum(inner, operands) if *inner == wanted => Some((index, operands)),
+    let mut found = polynomial.terms().iter().flat_map(|term| {
+        term.monomial.atoms().iter().enumerate().filter_map(move |(index, atom)| match atom {
+            Atom::Extremum(inner, operands) if *inner == side => Some((term, index, operands)),
             _ => None,
-        })?;
-        let factor = term.monomial.without(index);
-        if !factor.atoms().iter().all(Atom::is_non_negative) {
-            return None;
-        }
-        let rest = polynomial.subtract(&Polynomial::term(term.monomial.clone(), term.coefficient))?;
-        let spread = operands.iter().map(|operand| {
-            rest.add(&operand.polynomial().scale(&factor, term.coefficient)?).map(Dim::from_polynomial)
-        });
-        spread.collect()
-    })
+        })
+    });
+    let (term, index, operands) = found.next()?;
+    let factor = term.monomial.without(index);
+    if found.next().is_some() || term.coefficient < 0 || !factor.atoms().iter().all(Atom::is_non_negative) {
+        return None;
+    }
+    let rest = polynomial.subtract(&Polynomial::term(term.monomial.clone(), term.coefficient))?;
+    let spread = operands.iter().map(|operand| {
+        rest.add(&operand.polynomial().scale(&factor, term.coefficient)?).map(Dim::from_polynomial)
+    });
+    spread.collect()
 }
 
-/// The operands without those that another one makes superfluous.
+/// The operands in order, without those that another one makes superfluous.
 fn independent(side: Side, mut operands: Vec<Dim>) -> Vec<Dim> {
+    operands.sort();
+    operands.dedup();
     if operands.len() > MAXIMUM_OPERANDS {
         return operands;
     }

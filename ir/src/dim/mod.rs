@@ -19,6 +19,8 @@ mod display;
 mod extremum;
 mod opaque;
 mod polynomial;
+#[cfg(test)]
+mod properties;
 mod quotient;
 #[cfg(test)]
 mod tests;
@@ -38,8 +40,8 @@ use polynomial::{Atom, Expression, Polynomial};
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Dim(Repr);
 
-/// `min` and `max` are those of the values, as the methods of the same name on `&Dim`: the lesser of two forms
-/// means nothing, and a call on an owned dimension must not give it.
+/// `min`, `max` and `clamp` are those of the values, like [`Dim::min`] and [`Dim::max`]: the lesser of two forms
+/// means nothing, and a call on an owned dimension, where the methods of this trait come first, must not give it.
 impl Ord for Dim {
     fn cmp(&self, other: &Dim) -> Ordering {
         self.0.cmp(&other.0)
@@ -51,6 +53,10 @@ impl Ord for Dim {
 
     fn max(self, other: Dim) -> Dim {
         Dim::max(&self, &other)
+    }
+
+    fn clamp(self, low: Dim, high: Dim) -> Dim {
+        self.max(low).min(high)
     }
 }
 

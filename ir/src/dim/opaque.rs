@@ -39,10 +39,11 @@ impl Opaque {
     pub(super) fn of_polynomial(polynomial: &Polynomial) -> Dim {
         let mut symbols = BTreeSet::new();
         polynomial.collect_symbols(&mut symbols);
-        Opaque::new(polynomial, symbols, Interval::of_terms(polynomial))
+        Opaque::atom(polynomial, symbols, Interval::of_terms(polynomial))
     }
 
-    fn new(content: &impl Hash, symbols: BTreeSet<Symbol>, interval: Interval) -> Dim {
+    /// The atom for `content`, whose symbols and bounds are given.
+    fn atom(content: &impl Hash, symbols: BTreeSet<Symbol>, interval: Interval) -> Dim {
         let arguments = if symbols.len() <= MAXIMUM_ARGUMENTS {
             symbols.into_iter().map(Dim::from).collect()
         } else {
@@ -97,6 +98,6 @@ impl Operation {
     pub(super) fn opaque_of(self, operands: &[Dim]) -> Dim {
         let mut symbols = BTreeSet::new();
         operands.iter().for_each(|operand| operand.collect_symbols(&mut symbols));
-        Opaque::new(&(self, operands), symbols, Interval::ALL)
+        Opaque::atom(&(self, operands), symbols, Interval::ALL)
     }
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
@@ -427,8 +427,7 @@ pub(super) struct Expression {
     size: u32,
     /// How deep atoms stand inside one another.
     depth: u32,
-    /// The bounds, once they were asked for.
-    pub(super) interval: OnceLock<Interval>,
+    pub(super) interval: Interval,
 }
 
 impl PartialEq for Expression {
@@ -481,7 +480,7 @@ impl Dim {
         if !polynomial.within_limits(size, depth) {
             return Opaque::of_polynomial(&polynomial);
         }
-        let interval = OnceLock::new();
+        let interval = Interval::of_polynomial(&polynomial);
         Dim(Repr::Expression(Arc::new(Expression { polynomial, size, depth, interval })))
     }
 

@@ -23,6 +23,11 @@ impl Dim {
 
     /// The least integer not below `self / divisor`.
     pub fn ceil_div(&self, divisor: &Dim) -> Dim {
+        if let (Some(a), Some(b)) = (self.as_fixed(), divisor.as_fixed())
+            && let (Some(floor), Some(rest)) = (floor_quotient(a, b), a.checked_rem(b))
+        {
+            return Dim::fixed(floor + i64::from(rest != 0));
+        }
         if divisor.proves_ge(&Dim::fixed(0)) {
             (self + divisor - Dim::fixed(1)).floor_div(divisor)
         } else if Dim::fixed(0).proves_ge(divisor) {
@@ -52,9 +57,6 @@ impl Dim {
             _ => {}
         }
         let zero = Dim::fixed(0);
-        if zero.proves_ge(divisor) {
-            return (-self).truncated_div(&-divisor);
-        }
         if divisor.proves_ge(&zero) {
             if self.proves_ge(&zero) {
                 return self.floor_div(divisor);
@@ -62,6 +64,8 @@ impl Dim {
             if zero.proves_ge(self) {
                 return -(-self).floor_div(divisor);
             }
+        } else if zero.proves_ge(divisor) {
+            return (-self).truncated_div(&-divisor);
         }
         self.exact_div(divisor)
             .or_else(|| truncated(&self.polynomial(), &divisor.polynomial()))
@@ -90,6 +94,11 @@ fn floor(dividend: &Polynomial, divisor: &Polynomial) -> Option<Dim> {
     if divisor.leads_negative() {
         return floor(&dividend.negate()?, &divisor.negate()?);
     }
+    let size = Dim::from_polynomial(divisor.clone());
+    let positive = size.interval().is_non_negative();
+    if positive && let Some(quotient) = settled(dividend, &size) {
+        return Some(quotient);
+    }
     // floor((q*d + r)/d) = q + floor(r/d)
     if let Some((whole, rest)) = dividend.divide(divisor)
         && !whole.is_zero()
@@ -104,8 +113,7 @@ fn floor(dividend: &Polynomial, divisor: &Polynomial) -> Option<Dim> {
     if let Some((dividend, divisor)) = cancel(dividend, divisor) {
         return floor(&dividend, &divisor);
     }
-    let size = Dim::from_polynomial(divisor.clone());
-    if size.interval().is_non_negative() {
+    if positive {
         // floor((g*a + c)/(g*d)) = floor(floor(a + c/g)/d) = floor((a + floor(c/g))/d)
         let factor = gcd(dividend.variable_content(), divisor.content());
         if let Some(factor) = i64::try_from(factor).ok().filter(|factor| *factor > 1) {
@@ -114,9 +122,6 @@ fn floor(dividend: &Polynomial, divisor: &Polynomial) -> Option<Dim> {
         }
         if let Some((dividend, divisor)) = unnest(dividend, divisor) {
             return floor(&dividend, &divisor);
-        }
-        if let Some(quotient) = settled(dividend, &size) {
-            return Some(quotient);
         }
     }
     Some(Dim::from_atom(Atom::FloorDiv(Dim::from_polynomial(dividend.clone()), size)))
@@ -173,10 +178,13 @@ fn settled(dividend: &Polynomial, divisor: &Dim) -> Option<Dim> {
     if let Some(quotient) = interval.floor_div(divisor.interval()).as_point() {
         return Some(Dim::fixed(quotient));
     }
+    if divisor.is_fixed() {
+        return None;
+    }
     if interval.is_non_negative() && divisor.proves_gt(&dividend) {
         return Some(Dim::fixed(0));
     }
-    if (-&dividend).proves_positive() && divisor.proves_ge(&-dividend) {
+    if interval.is_negative() && divisor.proves_ge(&-dividend) {
         return Some(Dim::fixed(-1));
     }
     None
