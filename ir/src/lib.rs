@@ -1,6 +1,23 @@
-//! The graph of an ONNX model.
+//! The graph of an ONNX model: values, types, operators, import, export and inference.
 
+pub mod attributes;
 pub mod dim;
+pub mod engine;
+pub mod export;
+pub mod graph;
+pub mod import;
+pub mod infer;
+pub mod model;
 pub mod schema;
+pub mod tensor;
+pub mod types;
+mod types_proto;
 
+pub use attributes::{Attribute, AttributeValue, Attributes};
 pub use dim::{Dim, Symbol};
+pub use export::export;
+pub use graph::{Context, Graph, GraphError, NewNode, Node, NodeId, ValueId};
+pub use import::{ImportError, import};
+pub use model::Model;
+pub use tensor::Tensor;
+pub use types::{ElementType, Shape, TensorType, Type};

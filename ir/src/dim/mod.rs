@@ -171,6 +171,11 @@ impl Dim {
         symbols.into_iter().collect()
     }
 
+    /// Whether it holds a symbol without a name: a size that inference could not derive.
+    pub fn has_anonymous(&self) -> bool {
+        !self.is_fixed() && self.symbols().iter().any(|symbol| matches!(symbol, Symbol::Anonymous(_)))
+    }
+
     fn collect_symbols(&self, symbols: &mut BTreeSet<Symbol>) {
         if let Repr::Expression(expression) = &self.0 {
             expression.polynomial.collect_symbols(symbols);

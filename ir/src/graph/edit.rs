@@ -1,0 +1,764 @@
+//! Edits. Each keeps edges, value table, use counts and types in step, or changes nothing and says why.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use onnx_opt_proto::ValueInfoProto;
+use petgraph::Direction;
+use petgraph::visit::EdgeRef;
+use smallvec::SmallVec;
+use thiserror::Error;
+
+use super::node::resolve_operator;
+use super::{
+    Constant, Consumer, Context, Form, Graph, Input, Name, Node, NodeId, Output, Producer, Slot, Use, Value,
+    ValueId,
+};
+use crate::attributes::{AttributeValue, Attributes};
+use crate::infer::{self, Fact, InferenceError};
+use crate::tensor::Tensor;
+use crate::types::Type;
+
+/// Why an edit was refused.
+#[derive(Debug, Error)]
+pub enum GraphError {
+    /// A value is gone or belongs to another graph.
+    #[error("value %{} is not in the graph", .0.index())]
+    NoSuchValue(ValueId),
+    /// A node is gone or belongs to another graph.
+    #[error("node {} is not in the graph", .0.index())]
+    NoSuchNode(NodeId),
+    /// A node still has users.
+    #[error("`{0}` is still used")]
+    StillUsed(String),
+    /// A value must stay as it is.
+    #[error("`{0}` is named by a quantization annotation and stays")]
+    Pinned(String),
+    /// An output of the graph cannot be given to this value.
+    #[error("output `{output}` cannot become `{value}`: {reason}")]
+    OutputFixed {
+        /// Name of the output.
+        output: String,
+        /// The value that should leave the graph instead.
+        value: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// Old and new value differ in type.
+    #[error("`{old}` is {old_type}, its replacement is {new_type}")]
+    TypeChanges {
+        /// The value.
+        old: String,
+        /// Its type.
+        old_type: Box<Type>,
+        /// The type of the replacement.
+        new_type: Box<Type>,
+    },
+    /// Operands do not fit the operator.
+    #[error(transparent)]
+    Inference(#[from] InferenceError),
+}
+
+/// A node to be added.
+#[derive(Clone, Debug, Default)]
+pub struct NewNode {
+    /// Operator name.
+    pub op_type: String,
+    /// Domain; the default one is the empty string.
+    pub domain: String,
+    /// Name of the node.
+    pub name: Option<Name>,
+    /// Operands.
+    pub inputs: Vec<Option<ValueId>>,
+    /// Number of results.
+    pub outputs: usize,
+    /// Attributes.
+    pub attributes: Attributes,
+    /// Values of this graph that the bodies among the attributes capture, by index.
+    pub captures: Vec<ValueId>,
+    /// Place in the node list; see [`Graph::sort`].
+    pub position: u32,
+}
+
+impl NewNode {
+    /// An operator of the default domain with one result.
+    pub fn new(op_type: &str, inputs: impl IntoIterator<Item = ValueId>) -> Self {
+        Self {
+            op_type: op_type.to_owned(),
+            inputs: inputs.into_iter().map(Some).collect(),
+            outputs: 1,
+            ..Self::default()
+        }
+    }
+
+    /// With an attribute.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<AttributeValue>) -> Self {
+        self.attributes.set(name, value);
+        self
+    }
+}
+
+impl Graph {
+    pub(crate) fn add_value(&mut self, name: Option<Name>, producer: Producer, ty: Option<Type>) -> ValueId {
+        let id = ValueId(self.values.len() as u32);
+        self.values.push(Some(Value::new(name, producer, ty)));
+        id
+    }
+
+    /// Adds an initializer. It is named at export.
+    pub fn add_constant(&mut self, tensor: impl Into<Arc<Tensor>>) -> ValueId {
+        self.add_constant_as(None, tensor.into(), Form::Initializer)
+    }
+
+    pub(crate) fn add_constant_as(&mut self, name: Option<Name>, tensor: Arc<Tensor>, form: Form) -> ValueId {
+        let ty = tensor.ty();
+        self.add_value(name, Producer::Constant(Constant { tensor, form }), Some(ty))
+    }
+
+    /// Adds a formal input.
+    pub fn add_input(&mut self, name: &str, ty: Type) -> ValueId {
+        let declaration = crate::export::value_info(name, &ty);
+        let value = self.add_value(Some(name.into()), Producer::Input { default: None }, Some(ty));
+        self.inputs.push(Input { value, declaration });
+        value
+    }
+
+    pub(crate) fn push_input(&mut self, value: ValueId, declaration: ValueInfoProto) {
+        self.inputs.push(Input { value, declaration });
+    }
+
+    /// Makes a value a formal output of this name. The value takes the name.
+    ///
+    /// # Errors
+    /// If the value does not exist.
+    pub fn add_output(&mut self, name: &str, value: ValueId) -> Result<(), GraphError> {
+        let ty = self.ty(value).cloned();
+        self.value_mut(value).ok_or(GraphError::NoSuchValue(value))?.name = Some(name.into());
+        let declaration = match ty {
+            Some(ty) => crate::export::value_info(name, &ty),
+            None => ValueInfoProto { name: Some(name.into()), ..ValueInfoProto::default() },
+        };
+        self.push_output(value, declaration)
+    }
+
+    pub(crate) fn push_output(
+        &mut self,
+        value: ValueId,
+        declaration: ValueInfoProto,
+    ) -> Result<(), GraphError> {
+        self.value_mut(value).ok_or(GraphError::NoSuchValue(value))?.outputs += 1;
+        self.outputs.push(Output { value, declaration });
+        Ok(())
+    }
+
+    /// Adds a node and infers the types of its results.
+    ///
+    /// # Errors
+    /// If an operand does not exist or inference shows that the operands do not fit; the graph is then unchanged.
+    pub fn add_node(&mut self, new: NewNode) -> Result<NodeId, GraphError> {
+        let domain = if new.domain.is_empty() { None } else { Some(new.domain.as_str().into()) };
+        let node = Node {
+            operator: resolve_operator(&self.context, &new.domain, &new.op_type),
+            op_type: new.op_type.as_str().into(),
+            domain,
+            name: new.name,
+            inputs: new.inputs.into(),
+            captures: new.captures,
+            outputs: SmallVec::from_elem(None, new.outputs),
+            attributes: new.attributes,
+            position: new.position,
+            extra: None,
+        };
+        let id = self.insert_node(node, |_| Some(None))?;
+        match self.infer_node(id) {
+            Ok(_) => Ok(id),
+            Err(error) => {
+                self.detach(id);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Adds a node as it is; `name` tells the name of each result, or `None` for a result that is left out.
+    pub(crate) fn insert_node(
+        &mut self,
+        mut node: Node,
+        name: impl Fn(usize) -> Option<Option<Name>>,
+    ) -> Result<NodeId, GraphError> {
+        if let Some(missing) = node.operands().find(|&value| self.get_value(value).is_none()) {
+            return Err(GraphError::NoSuchValue(missing));
+        }
+        let outputs = node.outputs.len();
+        let inputs = node.inputs.clone();
+        let captures = node.captures.clone();
+        node.outputs.clear();
+        let id = NodeId(self.nodes.add_node(node));
+        let results: SmallVec<[Option<ValueId>; 2]> = (0..outputs)
+            .map(|output| {
+                let name = name(output)?;
+                Some(self.add_value(name, Producer::Node { node: id, output: output as u32 }, None))
+            })
+            .collect();
+        self.nodes[id.0].outputs = results;
+        for (slot, &value) in inputs.iter().enumerate() {
+            if let Some(value) = value {
+                self.attach(id, Slot::Input(slot as u32), value);
+            }
+        }
+        for (slot, &value) in captures.iter().enumerate() {
+            self.attach(id, Slot::Capture(slot as u32), value);
+        }
+        Ok(id)
+    }
+
+    /// Infers the results of a node and tells whether anything new is known of them.
+    pub(crate) fn infer_node(&mut self, node: NodeId) -> Result<bool, InferenceError> {
+        let facts = infer::infer(self, node)?;
+        let outputs = self.node(node).outputs.clone();
+        let mut news = false;
+        for (output, fact) in outputs.into_iter().zip(facts) {
+            if let Some(output) = output {
+                news |= self.learn(output, fact);
+            }
+        }
+        Ok(news)
+    }
+
+    /// Adds a fact to what is known of a value and tells whether it is news. A fact that contradicts what is known
+    /// is left out: the checker will say so.
+    fn learn(&mut self, value: ValueId, fact: Fact) -> bool {
+        let Some(value) = self.value_mut(value) else { return false };
+        let mut news = false;
+        if let Some(ty) = fact.ty {
+            match &value.ty {
+                None => {
+                    value.ty = Some(ty);
+                    news = true;
+                }
+                Some(known) if *known == ty || known.contradicts(&ty) => {}
+                Some(known) => {
+                    let refined = ty.refine(known);
+                    news = refined != *known;
+                    value.ty = Some(refined);
+                }
+            }
+        }
+        if let Some(elements) = fact.elements
+            && value.elements.as_ref() != Some(&elements)
+            && elements.len() <= Value::MAX_ELEMENTS
+        {
+            // Named sizes say more than anonymous ones; without this two anonymous names could chase each other.
+            let better = value.elements.as_ref().is_none_or(|known| {
+                let anonymous = |dims: &[crate::Dim]| dims.iter().filter(|dim| dim.has_anonymous()).count();
+                anonymous(&elements) < anonymous(known)
+                    || elements.iter().filter(|dim| dim.is_fixed()).count()
+                        > known.iter().filter(|dim| dim.is_fixed()).count()
+            });
+            if better {
+                value.elements = Some(elements);
+                news = true;
+            }
+        }
+        news
+    }
+
+    /// Infers these nodes again, and whatever their news reach.
+    fn propagate(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
+        let mut queue: VecDeque<NodeId> = VecDeque::new();
+        let mut queued = BTreeSet::new();
+        for node in nodes {
+            if queued.insert(node) {
+                queue.push_back(node);
+            }
+        }
+        while let Some(node) = queue.pop_front() {
+            queued.remove(&node);
+            // A contradiction here was one before the edit too; the old types stay.
+            if !matches!(self.infer_node(node), Ok(true)) {
+                continue;
+            }
+            let consumers: Vec<NodeId> = self
+                .node(node)
+                .outputs
+                .iter()
+                .flatten()
+                .flat_map(|&output| self.consumers(output).map(|consumer| consumer.node))
+                .collect();
+            for consumer in consumers {
+                if queued.insert(consumer) {
+                    queue.push_back(consumer);
+                }
+            }
+        }
+    }
+
+    /// What is known of the values that the bodies of a node capture, by index.
+    pub(crate) fn capture_facts(&self, node: NodeId) -> Vec<(Fact, Option<Arc<Tensor>>)> {
+        self.node(node)
+            .captures
+            .iter()
+            .map(|&value| {
+                let known = self.value(value);
+                let fact = Fact { ty: known.ty.clone(), elements: known.elements.clone() };
+                (fact, self.constant(value).cloned())
+            })
+            .collect()
+    }
+
+    /// Takes over what the surrounding graph knows of the captured values.
+    pub(crate) fn learn_captures(&mut self, facts: &[(Fact, Option<Arc<Tensor>>)]) {
+        for index in 0..self.values.len() as u32 {
+            let value = ValueId(index);
+            let Some(Value { producer: Producer::Captured { index, constant }, .. }) = self.value_mut(value)
+            else {
+                continue;
+            };
+            if let Some((fact, tensor)) = facts.get(*index as usize) {
+                constant.clone_from(tensor);
+                self.learn(value, fact.clone());
+            }
+        }
+    }
+
+    /// Gives a node that was added without them its operands, captured values and attributes.
+    pub(crate) fn fill_node(
+        &mut self,
+        node: NodeId,
+        inputs: &[Option<ValueId>],
+        captures: Vec<ValueId>,
+        attributes: Attributes,
+    ) {
+        let place = &mut self.nodes[node.0];
+        place.inputs = inputs.into();
+        place.captures.clone_from(&captures);
+        place.attributes = attributes;
+        for (slot, &value) in inputs.iter().enumerate() {
+            if let Some(value) = value {
+                self.attach(node, Slot::Input(slot as u32), value);
+            }
+        }
+        for (slot, value) in captures.into_iter().enumerate() {
+            self.attach(node, Slot::Capture(slot as u32), value);
+        }
+    }
+
+    fn attach(&mut self, node: NodeId, slot: Slot, value: ValueId) {
+        let Some(entry) = self.value_mut(value) else { return };
+        entry.consumers.insert(Consumer { node, slot });
+        if let Producer::Node { node: producer, .. } = entry.producer {
+            self.nodes.add_edge(producer.0, node.0, Use { value, slot });
+        }
+    }
+
+    fn detach_slot(&mut self, node: NodeId, slot: Slot, value: ValueId) {
+        let edge = self
+            .nodes
+            .edges_directed(node.0, Direction::Incoming)
+            .find(|edge| *edge.weight() == Use { value, slot })
+            .map(|edge| edge.id());
+        if let Some(edge) = edge {
+            self.nodes.remove_edge(edge);
+        }
+        if let Some(value) = self.value_mut(value) {
+            value.consumers.remove(&Consumer { node, slot });
+        }
+    }
+
+    /// Takes a node out, with its results, whatever uses them.
+    fn detach(&mut self, node: NodeId) -> Option<Node> {
+        let removed = self.nodes.remove_node(node.0)?;
+        for (slot, value) in removed.inputs.iter().enumerate() {
+            if let Some(value) = value.and_then(|value| self.value_mut(value)) {
+                value.consumers.remove(&Consumer { node, slot: Slot::Input(slot as u32) });
+            }
+        }
+        for (slot, &value) in removed.captures.iter().enumerate() {
+            if let Some(value) = self.value_mut(value) {
+                value.consumers.remove(&Consumer { node, slot: Slot::Capture(slot as u32) });
+            }
+        }
+        for output in removed.outputs.iter().flatten() {
+            self.values[output.0 as usize] = None;
+        }
+        Some(removed)
+    }
+
+    fn set_slot(&mut self, node: NodeId, slot: Slot, value: Option<ValueId>) {
+        let place = &mut self.nodes[node.0];
+        let old = match slot {
+            Slot::Input(index) => std::mem::replace(&mut place.inputs[index as usize], value),
+            // Captured operands are never left out.
+            Slot::Capture(index) => match value {
+                Some(value) => Some(std::mem::replace(&mut place.captures[index as usize], value)),
+                None => return,
+            },
+        };
+        if let Some(old) = old {
+            self.detach_slot(node, slot, old);
+        }
+        if let Some(value) = value {
+            self.attach(node, slot, value);
+        }
+    }
+
+    /// Replaces the operands of a node; there may be more or fewer than before.
+    ///
+    /// # Errors
+    /// If the node or an operand does not exist.
+    pub fn set_inputs(&mut self, node: NodeId, inputs: &[Option<ValueId>]) -> Result<(), GraphError> {
+        let count = self.get_node(node).ok_or(GraphError::NoSuchNode(node))?.inputs.len();
+        if let Some(&missing) = inputs.iter().flatten().find(|&&value| self.get_value(value).is_none()) {
+            return Err(GraphError::NoSuchValue(missing));
+        }
+        for index in 0..count {
+            self.set_slot(node, Slot::Input(index as u32), None);
+        }
+        self.nodes[node.0].inputs = SmallVec::from_elem(None, inputs.len());
+        for (index, &value) in inputs.iter().enumerate() {
+            self.set_slot(node, Slot::Input(index as u32), value);
+        }
+        self.propagate([node]);
+        Ok(())
+    }
+
+    /// Replaces one operand.
+    ///
+    /// # Errors
+    /// If the node, the operand or the new value does not exist.
+    pub fn set_input(
+        &mut self,
+        node: NodeId,
+        index: usize,
+        value: Option<ValueId>,
+    ) -> Result<(), GraphError> {
+        let mut inputs = self.get_node(node).ok_or(GraphError::NoSuchNode(node))?.inputs.to_vec();
+        if index >= inputs.len() {
+            inputs.resize(index + 1, None);
+        }
+        inputs[index] = value;
+        self.set_inputs(node, &inputs)
+    }
+
+    /// Sets an attribute and infers the node again.
+    ///
+    /// # Errors
+    /// If the node does not exist.
+    pub fn set_attribute(
+        &mut self,
+        node: NodeId,
+        name: &str,
+        value: impl Into<AttributeValue>,
+    ) -> Result<(), GraphError> {
+        self.nodes.node_weight_mut(node.0).ok_or(GraphError::NoSuchNode(node))?.attributes.set(name, value);
+        self.propagate([node]);
+        Ok(())
+    }
+
+    /// Removes an attribute and infers the node again.
+    ///
+    /// # Errors
+    /// If the node does not exist.
+    pub fn remove_attribute(&mut self, node: NodeId, name: &str) -> Result<(), GraphError> {
+        self.nodes.node_weight_mut(node.0).ok_or(GraphError::NoSuchNode(node))?.attributes.remove(name);
+        self.propagate([node]);
+        Ok(())
+    }
+
+    /// Leaves out a result that nothing uses.
+    ///
+    /// # Errors
+    /// If the node does not exist or the result is used.
+    pub fn remove_output(&mut self, node: NodeId, index: usize) -> Result<(), GraphError> {
+        let current = self.get_node(node).ok_or(GraphError::NoSuchNode(node))?;
+        let Some(value) = current.output(index) else { return Ok(()) };
+        if self.use_count(value) > 0 || self.is_pinned(value) {
+            return Err(GraphError::StillUsed(self.display_name(value)));
+        }
+        let outputs = &mut self.nodes[node.0].outputs;
+        outputs[index] = None;
+        while outputs.last() == Some(&None) {
+            outputs.pop();
+        }
+        self.values[value.0 as usize] = None;
+        Ok(())
+    }
+
+    /// Whether [`Graph::replace_all_uses`] would accept the pair.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn check_replacement(&self, old: ValueId, new: ValueId) -> Result<(), GraphError> {
+        let old_value = self.get_value(old).ok_or(GraphError::NoSuchValue(old))?;
+        let new_value = self.get_value(new).ok_or(GraphError::NoSuchValue(new))?;
+        if let (Some(a), Some(b)) = (&old_value.ty, &new_value.ty)
+            && a.contradicts(b)
+        {
+            return Err(GraphError::TypeChanges {
+                old: self.display_name(old),
+                old_type: Box::new(a.clone()),
+                new_type: Box::new(b.clone()),
+            });
+        }
+        if self.is_pinned(old) {
+            return Err(GraphError::Pinned(self.display_name(old)));
+        }
+        if old_value.outputs > 0 {
+            let refuse = |reason| {
+                Err(GraphError::OutputFixed {
+                    output: self.display_name(old),
+                    value: self.display_name(new),
+                    reason,
+                })
+            };
+            match new_value.producer {
+                Producer::Constant(_) => {}
+                Producer::Node { .. } if new_value.outputs > 0 => return refuse("that is an output itself"),
+                Producer::Node { .. } if self.is_pinned(new) => return refuse("that is pinned to its name"),
+                Producer::Node { .. } => {}
+                _ => return refuse("that comes from outside the graph"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives every use of `old` to `new`. Where `old` is an output of the graph, `new` takes its name; a constant
+    /// becomes a `Constant` node of that name.
+    ///
+    /// # Errors
+    /// If types contradict each other, or an output of the graph cannot be `new`; the graph is then unchanged.
+    pub fn replace_all_uses(&mut self, old: ValueId, new: ValueId) -> Result<(), GraphError> {
+        self.check_replacement(old, new)?;
+        if old == new {
+            return Ok(());
+        }
+        if self.value(old).outputs > 0 {
+            let successor = match &self.value(new).producer {
+                Producer::Constant(constant) => {
+                    let tensor = constant.tensor.clone();
+                    self.add_constant_as(None, tensor, Form::Node { position: 0, origin: None })
+                }
+                _ => new,
+            };
+            let name = self.value_mut(old).and_then(|value| value.name.take());
+            let mut moved = 0;
+            for output in &mut self.outputs {
+                if output.value == old {
+                    output.value = successor;
+                    moved += 1;
+                }
+            }
+            if let Some(value) = self.value_mut(old) {
+                value.outputs = 0;
+            }
+            if let Some(value) = self.value_mut(successor) {
+                value.outputs += moved;
+                value.name = name;
+            }
+        }
+        let consumers: Vec<Consumer> = self.consumers(old).collect();
+        for &Consumer { node, slot } in &consumers {
+            self.set_slot(node, slot, Some(new));
+        }
+        let (old_value, new_value) = (self.value(old), self.value(new));
+        let fact = Fact { ty: old_value.ty.clone(), elements: old_value.elements.clone() };
+        let differs = old_value.ty != new_value.ty
+            || old_value.elements != new_value.elements
+            || matches!(new_value.producer, Producer::Constant(_));
+        if differs {
+            let others: Vec<NodeId> = if self.learn(new, fact) {
+                self.consumers(new).map(|consumer| consumer.node).collect()
+            } else {
+                consumers.iter().map(|consumer| consumer.node).collect()
+            };
+            self.propagate(others);
+        }
+        Ok(())
+    }
+
+    /// Removes a node that nothing uses.
+    ///
+    /// # Errors
+    /// If a result is used, or the node does not exist.
+    pub fn remove_node(&mut self, node: NodeId) -> Result<(), GraphError> {
+        let current = self.get_node(node).ok_or(GraphError::NoSuchNode(node))?;
+        if let Some(&used) = current.outputs.iter().flatten().find(|&&value| !self.is_unused(value)) {
+            return Err(GraphError::StillUsed(self.display_name(used)));
+        }
+        self.detach(node);
+        Ok(())
+    }
+
+    fn is_unused(&self, value: ValueId) -> bool {
+        self.use_count(value) == 0 && !self.is_pinned(value)
+    }
+
+    /// Removes these nodes if nothing uses them, then whatever only they used, constants included. `removed` hears
+    /// of each node before it goes. Returns how many nodes went.
+    pub fn remove_dead(
+        &mut self,
+        seeds: impl IntoIterator<Item = NodeId>,
+        mut removed: impl FnMut(NodeId, &Node),
+    ) -> usize {
+        let mut stack: Vec<NodeId> = seeds.into_iter().collect();
+        let mut count = 0;
+        while let Some(id) = stack.pop() {
+            let Some(node) = self.get_node(id) else { continue };
+            // A node without results is there for its effect.
+            if node.outputs.iter().all(Option::is_none)
+                || node.outputs.iter().flatten().any(|&value| !self.is_unused(value))
+            {
+                continue;
+            }
+            removed(id, node);
+            let operands: SmallVec<[ValueId; 8]> = node.operands().collect();
+            self.detach(id);
+            count += 1;
+            for operand in operands {
+                match self.get_value(operand).map(|value| &value.producer) {
+                    Some(Producer::Node { node, .. }) => stack.push(*node),
+                    Some(Producer::Constant(_)) => self.remove_unused_constant(operand),
+                    _ => {}
+                }
+            }
+        }
+        count
+    }
+
+    /// Removes a constant that nothing uses; others stay.
+    pub fn remove_unused_constant(&mut self, value: ValueId) {
+        let unused = matches!(self.get_value(value), Some(Value { producer: Producer::Constant(_), .. }))
+            && self.is_unused(value)
+            && !self.inputs.iter().any(|input| input.value == value);
+        if unused {
+            self.values[value.0 as usize] = None;
+        }
+    }
+
+    /// Writes a constant as an initializer from now on, unless it is an output of the graph, which needs a node.
+    pub fn lift_constant(&mut self, value: ValueId) -> bool {
+        match self.value_mut(value) {
+            Some(Value { producer: Producer::Constant(constant), outputs: 0, .. })
+                if matches!(constant.form, Form::Node { .. }) =>
+            {
+                constant.form = Form::Initializer;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Lets `edit` change the bodies of a node, then drops captured operands that no body reads any more.
+    ///
+    /// # Errors
+    /// If the node does not exist.
+    pub fn edit_bodies<T>(
+        &mut self,
+        node: NodeId,
+        edit: impl FnOnce(&mut [&mut Graph]) -> T,
+    ) -> Result<T, GraphError> {
+        let owner = self.nodes.node_weight_mut(node.0).ok_or(GraphError::NoSuchNode(node))?;
+        // The bodies leave the node while they change, so that nobody sees a half-edited one.
+        let mut attributes = std::mem::take(&mut owner.attributes);
+        let mut bodies: Vec<&mut Graph> =
+            attributes.iter_mut().flat_map(|attribute| attribute.value.graphs_mut()).collect();
+        let result = edit(&mut bodies);
+        let captures = self.nodes[node.0].captures.clone();
+        let mut kept = vec![None; captures.len()];
+        let mut next = 0u32;
+        for body in &bodies {
+            for (id, value) in body.values() {
+                if let Producer::Captured { index, .. } = value.producer
+                    && !body.is_unused(id)
+                    && let Some(place @ None) = kept.get_mut(index as usize)
+                {
+                    *place = Some(0);
+                }
+            }
+        }
+        for place in kept.iter_mut().flatten() {
+            *place = next;
+            next += 1;
+        }
+        for body in &mut bodies {
+            body.renumber_captures(&kept);
+        }
+        self.nodes[node.0].attributes = attributes;
+        for (slot, &value) in captures.iter().enumerate() {
+            self.detach_slot(node, Slot::Capture(slot as u32), value);
+        }
+        let captures: Vec<ValueId> =
+            captures.iter().zip(&kept).filter_map(|(&value, place)| place.map(|_| value)).collect();
+        for (slot, &value) in captures.iter().enumerate() {
+            self.attach(node, Slot::Capture(slot as u32), value);
+        }
+        self.nodes[node.0].captures = captures;
+        self.propagate([node]);
+        Ok(result)
+    }
+
+    /// Gives captured values their new indices and removes those without one.
+    fn renumber_captures(&mut self, places: &[Option<u32>]) {
+        for slot in &mut self.values {
+            if let Some(Value { producer: Producer::Captured { index, .. }, .. }) = slot {
+                match places.get(*index as usize).copied().flatten() {
+                    Some(place) => *index = place,
+                    None => *slot = None,
+                }
+            }
+        }
+    }
+
+    /// Changes the name of a value; formal inputs and outputs keep theirs.
+    pub(crate) fn set_name(&mut self, value: ValueId, name: Name) {
+        if let Some(value) = self.value_mut(value) {
+            value.name = Some(name);
+        }
+    }
+
+    /// Keeps a value whatever uses it.
+    pub(crate) fn pin(&mut self, value: ValueId) {
+        self.pinned.insert(value);
+    }
+
+    pub(crate) fn set_position(&mut self, node: NodeId, position: u32) {
+        if let Some(node) = self.nodes.node_weight_mut(node.0) {
+            node.position = position;
+        }
+    }
+
+    pub(crate) fn bodies_mut(&mut self, node: NodeId) -> Vec<&mut Graph> {
+        self.nodes
+            .node_weight_mut(node.0)
+            .into_iter()
+            .flat_map(|node| node.attributes.iter_mut())
+            .flat_map(|attribute| attribute.value.graphs_mut())
+            .collect()
+    }
+
+    pub(crate) fn set_constant_position(&mut self, value: ValueId, place: u32) {
+        if let Some(Value { producer: Producer::Constant(constant), .. }) = self.value_mut(value)
+            && let Form::Node { position, .. } = &mut constant.form
+        {
+            *position = place;
+        }
+    }
+
+    /// Removes formal inputs for which `keep` is false.
+    pub(crate) fn retain_inputs(&mut self, keep: impl FnMut(&Input) -> bool) {
+        self.inputs.retain(keep);
+    }
+
+    /// Gives this graph and its bodies another context and resolves their operators in it.
+    pub(crate) fn set_context(&mut self, context: &Context) {
+        self.context = context.clone();
+        for node in self.nodes.node_weights_mut() {
+            node.operator = resolve_operator(context, node.domain.as_deref().unwrap_or(""), &node.op_type);
+            for attribute in node.attributes.iter_mut() {
+                for body in attribute.value.graphs_mut() {
+                    body.set_context(context);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Order of nodes: topological, and otherwise as in the file.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use petgraph::Direction;
+
+use super::{Form, Graph, NodeId, Producer, ValueId};
+
+impl Graph {
+    /// Nodes so that each comes after the producers of its operands, nearest to the order of the file.
+    ///
+    /// # Errors
+    /// A node on or behind a cycle, if there is one.
+    pub fn topological_order(&self) -> Result<Vec<NodeId>, NodeId> {
+        let mut waiting: Vec<usize> = vec![0; self.node_bound()];
+        let mut ready = BinaryHeap::new();
+        for (id, node) in self.nodes() {
+            let pending = self.nodes.edges_directed(id.0, Direction::Incoming).count();
+            waiting[id.index()] = pending;
+            if pending == 0 {
+                ready.push(Reverse((node.position(), id)));
+            }
+        }
+        let mut order = Vec::with_capacity(self.node_count());
+        while let Some(Reverse((_, id))) = ready.pop() {
+            order.push(id);
+            for next in self.nodes.neighbors_directed(id.0, Direction::Outgoing) {
+                let pending = &mut waiting[next.index()];
+                *pending -= 1;
+                if *pending == 0 {
+                    ready.push(Reverse((self.nodes[next].position(), NodeId(next))));
+                }
+            }
+        }
+        if order.len() == self.node_count() {
+            return Ok(order);
+        }
+        let stuck = self.nodes().map(|(id, _)| id).find(|id| waiting[id.index()] > 0);
+        Err(stuck.unwrap_or(NodeId(Default::default())))
+    }
+
+    /// Gives every node its place in topological order, bodies included. `Constant` nodes come first.
+    ///
+    /// # Errors
+    /// A node on or behind a cycle, if there is one.
+    pub fn sort(&mut self) -> Result<(), NodeId> {
+        let order = self.topological_order()?;
+        let mut constants: Vec<(u32, ValueId)> = self
+            .values()
+            .filter_map(|(id, value)| match value.producer() {
+                Producer::Constant(constant) => match constant.form {
+                    Form::Node { position, .. } => Some((position, id)),
+                    Form::Initializer => None,
+                },
+                _ => None,
+            })
+            .collect();
+        constants.sort_unstable();
+        for (place, &(_, value)) in constants.iter().enumerate() {
+            self.set_constant_position(value, place as u32);
+        }
+        for (place, &node) in order.iter().enumerate() {
+            self.set_position(node, (constants.len() + place) as u32);
+        }
+        for node in order {
+            for body in self.bodies_mut(node) {
+                body.sort()?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,96 @@
+//! Type and shape inference, and symbolic values of the small integer tensors that carry shapes.
+//!
+//! A rule looks at one node and tells what it knows of the results. What has no rule is unknown, and a rule never
+//! guesses: a size it cannot derive is a fresh anonymous symbol.
+
+mod context;
+mod graph;
+
+use smallvec::SmallVec;
+use std::sync::Arc;
+use thiserror::Error;
+
+pub use context::Inference;
+pub use graph::infer_graph;
+
+use crate::dim::Dim;
+use crate::graph::{Graph, NodeId};
+use crate::types::{ElementType, Shape, Type};
+
+/// What is known of one result.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Fact {
+    /// Its type.
+    pub ty: Option<Type>,
+    /// Its elements, row-major, if it is a small integer or boolean tensor of known shape.
+    pub elements: Option<Arc<[Dim]>>,
+}
+
+impl Fact {
+    /// Nothing.
+    pub fn unknown() -> Self {
+        Self::default()
+    }
+
+    /// A tensor of this shape; unknown if the element type is.
+    pub fn tensor(element: Option<ElementType>, shape: impl IntoIterator<Item = Dim>) -> Self {
+        Self { ty: element.map(|element| Type::tensor(element, shape)), elements: None }
+    }
+
+    /// A tensor whose rank may be unknown; unknown if the element type is.
+    pub fn ranked(element: Option<ElementType>, shape: Option<Shape>) -> Self {
+        match shape {
+            Some(shape) => Self::tensor(element, shape),
+            None => Self { ty: element.map(Type::unranked), elements: None },
+        }
+    }
+
+    /// With symbolic elements.
+    #[must_use]
+    pub fn with_elements(mut self, elements: Option<Vec<Dim>>) -> Self {
+        self.elements = elements.map(Into::into);
+        self
+    }
+}
+
+impl From<Type> for Fact {
+    fn from(ty: Type) -> Self {
+        Self { ty: Some(ty), elements: None }
+    }
+}
+
+/// What is known of the results of a node, in order. Missing entries are unknown.
+pub type Facts = SmallVec<[Fact; 2]>;
+
+/// Operands that no run could accept.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[error("{op_type} `{node}`: {reason}")]
+pub struct InferenceError {
+    /// Name of the node, or of its first result.
+    pub node: String,
+    /// The operator.
+    pub op_type: String,
+    /// What does not fit.
+    pub reason: String,
+}
+
+/// The inference rule of an operator of the default domain.
+type Rule = fn(&Inference<'_>) -> Result<Facts, InferenceError>;
+
+/// The families, each of which knows the rules of its operators.
+const FAMILIES: &[fn(&str) -> Option<Rule>] = &[];
+
+/// What is known of the results of a node.
+///
+/// # Errors
+/// If its operands contradict each other so that no run could accept them.
+pub fn infer(graph: &Graph, node: NodeId) -> Result<Facts, InferenceError> {
+    let Some(current) = graph.get_node(node) else { return Ok(Facts::new()) };
+    if current.operator().is_none() || !current.domain().is_empty() {
+        return Ok(Facts::new());
+    }
+    match FAMILIES.iter().find_map(|family| family(current.op_type())) {
+        Some(rule) => rule(&Inference::new(graph, current)),
+        None => Ok(Facts::new()),
+    }
+}
