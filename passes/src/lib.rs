@@ -1,1 +1,5 @@
 //! Rewrites of ONNX graphs.
+
+#[macro_use]
+pub mod rewrite;
+pub mod rules;
