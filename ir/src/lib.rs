@@ -1,12 +1,14 @@
 //! The graph of an ONNX model: values, types, operators, import, export and inference.
 
 pub mod attributes;
+pub mod check;
 pub mod dim;
 pub mod engine;
 pub mod export;
 pub mod graph;
 pub mod import;
 pub mod infer;
+pub mod load;
 pub mod model;
 pub mod print;
 pub mod schema;
@@ -15,10 +17,12 @@ pub mod types;
 mod types_proto;
 
 pub use attributes::{Attribute, AttributeValue, Attributes};
+pub use check::{CheckError, check, check_graph};
 pub use dim::{Dim, Symbol};
 pub use export::export;
 pub use graph::{Context, Graph, GraphError, NewNode, Node, NodeId, ValueId};
 pub use import::{ImportError, import};
+pub use load::{LoadError, load};
 pub use model::Model;
 pub use print::print;
 pub use tensor::Tensor;

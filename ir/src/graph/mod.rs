@@ -5,6 +5,7 @@
 
 mod context;
 mod edit;
+mod invariants;
 mod node;
 mod order;
 mod value;
