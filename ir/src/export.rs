@@ -20,6 +20,11 @@ pub fn export(model: &Model) -> ModelProto {
     ModelProto { graph: Some(graph), ..model.rest.clone() }
 }
 
+/// The message of one node without bodies, its operands and results under these names (empty where one is left out).
+pub fn export_node(node: &Node, inputs: Vec<String>, outputs: Vec<String>) -> NodeProto {
+    Exporter { taken: FxHashSet::default(), fresh: 0 }.node(node, inputs, outputs, &[])
+}
+
 struct Exporter<'a> {
     taken: FxHashSet<&'a str>,
     fresh: usize,
@@ -121,23 +126,9 @@ impl<'a> Exporter<'a> {
                 .map(|&value| name_of(value).cloned().unwrap_or_else(|| "".into()))
                 .collect();
             let text = |value: &Option<ValueId>| value.map(text_of).unwrap_or_default();
-            let extra = node.extra().cloned().unwrap_or_default();
-            proto.node.push(NodeProto {
-                input: node.inputs().iter().map(text).collect(),
-                output: node.outputs().iter().map(text).collect(),
-                name: node.name().map(str::to_owned),
-                op_type: Some(node.op_type().to_owned()),
-                domain: node.domain.as_deref().map(str::to_owned),
-                overload: extra.overload,
-                attribute: node
-                    .attributes()
-                    .iter()
-                    .map(|attribute| self.attribute(attribute, &captured))
-                    .collect(),
-                doc_string: extra.doc_string,
-                metadata_props: extra.metadata,
-                device_configurations: extra.device_configurations,
-            });
+            let inputs = node.inputs().iter().map(text).collect();
+            let outputs = node.outputs().iter().map(text).collect();
+            proto.node.push(self.node(node, inputs, outputs, &captured));
         }
         proto.node.extend(constants.map(|(_, constant)| constant));
 
@@ -163,6 +154,32 @@ impl<'a> Exporter<'a> {
             })
             .collect();
         proto
+    }
+
+    fn node(
+        &mut self,
+        node: &Node,
+        inputs: Vec<String>,
+        outputs: Vec<String>,
+        captured: &[Name],
+    ) -> NodeProto {
+        let extra = node.extra().cloned().unwrap_or_default();
+        NodeProto {
+            input: inputs,
+            output: outputs,
+            name: node.name().map(str::to_owned),
+            op_type: Some(node.op_type().to_owned()),
+            domain: node.domain.as_deref().map(str::to_owned),
+            overload: extra.overload,
+            attribute: node
+                .attributes()
+                .iter()
+                .map(|attribute| self.attribute(attribute, captured))
+                .collect(),
+            doc_string: extra.doc_string,
+            metadata_props: extra.metadata,
+            device_configurations: extra.device_configurations,
+        }
     }
 
     fn attribute(&mut self, attribute: &Attribute, captured: &[Name]) -> AttributeProto {

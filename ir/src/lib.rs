@@ -19,7 +19,7 @@ mod types_proto;
 pub use attributes::{Attribute, AttributeValue, Attributes};
 pub use check::{CheckError, check, check_graph};
 pub use dim::{Dim, Symbol};
-pub use export::export;
+pub use export::{export, export_node};
 pub use graph::{Context, Graph, GraphError, NewNode, Node, NodeId, ValueId};
 pub use import::{ImportError, import};
 pub use load::{LoadError, load};
