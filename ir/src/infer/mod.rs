@@ -4,7 +4,12 @@
 //! guesses: a size it cannot derive is a fresh anonymous symbol.
 
 mod context;
+mod convolution;
 mod graph;
+mod matrix;
+mod normalization;
+mod quantization;
+mod reduction;
 
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -78,7 +83,8 @@ pub struct InferenceError {
 type Rule = fn(&Inference<'_>) -> Result<Facts, InferenceError>;
 
 /// The families, each of which knows the rules of its operators.
-const FAMILIES: &[fn(&str) -> Option<Rule>] = &[];
+const FAMILIES: &[fn(&str) -> Option<Rule>] =
+    &[convolution::rule, matrix::rule, normalization::rule, quantization::rule, reduction::rule];
 
 /// What is known of the results of a node.
 ///

@@ -1,0 +1,176 @@
+//! Products of matrices.
+
+use smallvec::SmallVec;
+
+use super::{Fact, Facts, Inference, InferenceError, Rule};
+use crate::dim::Dim;
+use crate::types::{ElementType, Shape};
+
+type Answer = Result<Facts, InferenceError>;
+
+pub(super) fn rule(op_type: &str) -> Option<Rule> {
+    Some(match op_type {
+        "MatMul" => |cx| matmul(cx, 1, cx.element(0).or(cx.element(1))),
+        "MatMulInteger" => |cx| matmul(cx, 1, Some(ElementType::Int32)),
+        "QLinearMatMul" => |cx| matmul(cx, 3, cx.element(7)),
+        "Gemm" => gemm,
+        "Einsum" => einsum,
+        "Det" => determinant,
+        _ => return None,
+    })
+}
+
+/// Operand 0 times operand `right`, as `numpy.matmul`: a vector is a row on the left and a column on the right, and
+/// that axis is not in the result; axes before the last two are broadcast.
+fn matmul(cx: &Inference<'_>, right: usize, element: Option<ElementType>) -> Answer {
+    let (Some(a), Some(b)) = (cx.shape(0), cx.shape(right)) else {
+        return cx.one(Fact::ranked(element, None));
+    };
+    let (Some((inner_a, rows)), Some(last)) = (a.split_last(), b.last()) else {
+        return Err(cx.error("a scalar has no matrix product"));
+    };
+    let inner_b = if b.len() == 1 { last } else { &b[b.len() - 2] };
+    if inner_a.proves_ne(inner_b) {
+        return Err(cx.error(format!("inner sizes {inner_a} and {inner_b} differ")));
+    }
+    let batch_a = &a[..a.len().saturating_sub(2)];
+    let batch_b = &b[..b.len().saturating_sub(2)];
+    let mut shape = cx.broadcast(batch_a, batch_b)?;
+    if a.len() > 1 {
+        shape.extend(rows.last().cloned());
+    }
+    if b.len() > 1 {
+        shape.push(last.clone());
+    }
+    cx.one(Fact::tensor(element, shape))
+}
+
+fn gemm(cx: &Inference<'_>) -> Answer {
+    let flag = |name: &str| cx.node().int(name).unwrap_or(0) != 0;
+    let operand = |index: usize, transposed: bool| match cx.shape(index) {
+        Some([rows, columns]) if transposed => Ok((columns.clone(), rows.clone())),
+        Some([rows, columns]) => Ok((rows.clone(), columns.clone())),
+        Some(shape) => Err(cx.error(format!("operand {index} has rank {}, not 2", shape.len()))),
+        None => Ok((cx.fresh(), cx.fresh())),
+    };
+    let (rows, inner_a) = operand(0, flag("transA"))?;
+    let (inner_b, columns) = operand(1, flag("transB"))?;
+    if inner_a.proves_ne(&inner_b) {
+        return Err(cx.error(format!("inner sizes {inner_a} and {inner_b} differ")));
+    }
+    let element = cx.element(0).or(cx.element(1)).or(cx.element(2));
+    cx.one(Fact::tensor(element, [rows, columns]))
+}
+
+/// One term of an equation: a label for each axis, and where `...` stands among them.
+struct Term {
+    labels: SmallVec<[char; 8]>,
+    ellipsis: Option<usize>,
+}
+
+impl Term {
+    fn parse(text: &str) -> Option<Self> {
+        let mut term = Self { labels: SmallVec::new(), ellipsis: None };
+        let mut rest = text;
+        while let Some(label) = rest.chars().next() {
+            if let Some(after) = rest.strip_prefix("...") {
+                if term.ellipsis.replace(term.labels.len()).is_some() {
+                    return None;
+                }
+                rest = after;
+            } else if label.is_ascii_alphabetic() {
+                term.labels.push(label);
+                rest = &rest[1..];
+            } else {
+                return None;
+            }
+        }
+        Some(term)
+    }
+}
+
+/// Without `->` the result has the axes of `...`, then the labels that occur once in alphabetic order.
+fn einsum(cx: &Inference<'_>) -> Answer {
+    let element = (0..cx.input_count()).find_map(|index| cx.element(index));
+    let unranked = || cx.one(Fact::ranked(element, None));
+    let equation = cx.node().string("equation").unwrap_or_default().replace(' ', "");
+    let (left, right) = match equation.split_once("->") {
+        Some((left, right)) => (left, Some(right)),
+        None => (&*equation, None),
+    };
+    let Some(terms) = left.split(',').map(Term::parse).collect::<Option<Vec<_>>>() else {
+        return Err(cx.error(format!("equation `{equation}` cannot be read")));
+    };
+    if terms.len() != cx.input_count() {
+        return Err(cx.error(format!("{} terms and {} operands", terms.len(), cx.input_count())));
+    }
+
+    let mut sizes: Vec<(char, Dim)> = Vec::new();
+    // The axes of `...`; `None` while an operand that has them has no rank.
+    let mut batch = Some(Shape::new());
+    for (index, term) in terms.iter().enumerate() {
+        let Some(shape) = cx.shape(index) else {
+            if term.ellipsis.is_some() {
+                batch = None;
+            }
+            continue;
+        };
+        let extra = match (shape.len().checked_sub(term.labels.len()), term.ellipsis) {
+            (Some(extra), Some(_)) => extra,
+            (Some(0), None) => 0,
+            _ => {
+                let labels = term.labels.len();
+                return Err(cx.error(format!("{labels} labels for operand {index} of rank {}", shape.len())));
+            }
+        };
+        let start = term.ellipsis.unwrap_or(0);
+        if let (Some(known), Some(_)) = (&batch, term.ellipsis) {
+            batch = Some(cx.broadcast(known, &shape[start..start + extra])?);
+        }
+        for (position, &label) in term.labels.iter().enumerate() {
+            let axis = if term.ellipsis.is_some() && position >= start { position + extra } else { position };
+            let size = &shape[axis];
+            match sizes.iter_mut().find(|(known, _)| *known == label) {
+                None => sizes.push((label, size.clone())),
+                Some((_, known)) => {
+                    let both = cx.broadcast(std::slice::from_ref(known), std::slice::from_ref(size))?;
+                    *known = both[0].clone();
+                }
+            }
+        }
+    }
+
+    let result = match right {
+        Some(right) => match Term::parse(right) {
+            Some(term) => term,
+            None => return Err(cx.error(format!("equation `{equation}` cannot be read"))),
+        },
+        None => {
+            let all: Vec<char> = terms.iter().flat_map(|term| term.labels.iter().copied()).collect();
+            let once = |label: &char| all.iter().filter(|other| *other == label).count() == 1;
+            let mut labels: SmallVec<[char; 8]> = all.iter().copied().filter(once).collect();
+            labels.sort_unstable();
+            Term { labels, ellipsis: terms.iter().any(|term| term.ellipsis.is_some()).then_some(0) }
+        }
+    };
+    let size = |label: char| {
+        sizes.iter().find(|(known, _)| *known == label).map_or_else(|| cx.fresh(), |(_, size)| size.clone())
+    };
+    let mut shape: Shape = result.labels.iter().map(|&label| size(label)).collect();
+    match (result.ellipsis, batch) {
+        (Some(_), None) => return unranked(),
+        (Some(at), Some(batch)) => shape.insert_many(at, batch),
+        (None, _) => {}
+    }
+    cx.one(Fact::tensor(element, shape))
+}
+
+fn determinant(cx: &Inference<'_>) -> Answer {
+    let Some(shape) = cx.shape(0) else { return cx.one(Fact::ranked(cx.element(0), None)) };
+    match shape {
+        [batch @ .., rows, columns] if !rows.proves_ne(columns) => {
+            cx.one(Fact::tensor(cx.element(0), batch.iter().cloned()))
+        }
+        _ => Err(cx.error("the operand is no square matrix")),
+    }
+}
