@@ -1,0 +1,1 @@
+//! Data of users: named tensors from files.
