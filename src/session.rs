@@ -4,7 +4,8 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use onnx_opt_ir::{ImportError, Model, export, import};
+use onnx_opt_ir::load::load as import;
+use onnx_opt_ir::{ImportError, LoadError, Model, export};
 use onnx_opt_proto::{
     Document, ExternalPolicy, ModelProto, ReadError, TensorProto, WriteError, WriteOptions, for_each_tensor,
     read_bytes, read_file, tensor_proto::DataLocation, write_file, write_stream,
@@ -86,7 +87,7 @@ pub enum Error {
         /// The file.
         file: String,
         /// What is wrong.
-        source: ImportError,
+        source: LoadError,
     },
     /// The result cannot be written.
     #[error(transparent)]
@@ -109,7 +110,7 @@ impl Error {
             Self::SameFile { .. } => Some("name another file with -o; the input is never overwritten"),
             Self::ExternalOnStdout => Some("name a file with -o, or leave out --external-data"),
             Self::Write(_) => Some("name another place with -o"),
-            Self::Import { source: ImportError::External(_), .. } => {
+            Self::Import { source: LoadError::Import(ImportError::External(_)), .. } => {
                 Some("external data must lie in the folder of the model, under the name that the model gives")
             }
             Self::Read(_) | Self::Import { .. } => None,

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use clap::Parser;
 
 use arguments::{Arguments, Optimize};
-use onnx_opt::session::{self, Error, Source, Target};
+use onnx_opt::session::{self, Error, Target};
 
 /// Place and words of the last panic.
 static PANIC: Mutex<String> = Mutex::new(String::new());
