@@ -1,5 +1,16 @@
-//! Rewrites of ONNX graphs.
+//! Rewrites of ONNX graphs: the pass manager, the rewrite engine with its rules, and the pipelines.
 
 #[macro_use]
 pub mod rewrite;
+pub mod cse;
+pub mod dead_code;
+pub mod fold;
+pub mod lift_constants;
+pub mod pass;
+pub mod pipeline;
 pub mod rules;
+#[cfg(test)]
+mod testing;
+
+pub use pass::{Pass, PassContext, PassError, PassManager, PassReport};
+pub use pipeline::pipeline;

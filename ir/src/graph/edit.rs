@@ -11,8 +11,7 @@ use thiserror::Error;
 
 use super::node::resolve_operator;
 use super::{
-    Constant, Consumer, Context, Form, Graph, Input, Name, Node, NodeId, Output, Producer, Slot, Use, Value,
-    ValueId,
+    Constant, Consumer, Form, Graph, Input, Name, Node, NodeId, Output, Producer, Slot, Use, Value, ValueId,
 };
 use crate::attributes::{AttributeValue, Attributes};
 use crate::infer::{self, Fact, InferenceError};
@@ -709,11 +708,11 @@ impl Graph {
         }
     }
 
-    /// Changes the name of a value; formal inputs and outputs keep theirs.
-    pub(crate) fn set_name(&mut self, value: ValueId, name: Name) {
-        if let Some(value) = self.value_mut(value) {
-            value.name = Some(name);
-        }
+    /// Forgets declarations of inner values that name no value of this graph.
+    pub fn drop_stale_declarations(&mut self) {
+        let values = &self.values;
+        let lives = |value: &ValueId| values.get(value.0 as usize).is_some_and(Option::is_some);
+        self.value_info.retain(|(value, _)| value.as_ref().is_some_and(lives));
     }
 
     /// Keeps a value whatever uses it.
@@ -741,24 +740,6 @@ impl Graph {
             && let Form::Node { position, .. } = &mut constant.form
         {
             *position = place;
-        }
-    }
-
-    /// Removes formal inputs for which `keep` is false.
-    pub(crate) fn retain_inputs(&mut self, keep: impl FnMut(&Input) -> bool) {
-        self.inputs.retain(keep);
-    }
-
-    /// Gives this graph and its bodies another context and resolves their operators in it.
-    pub(crate) fn set_context(&mut self, context: &Context) {
-        self.context = context.clone();
-        for node in self.nodes.node_weights_mut() {
-            node.operator = resolve_operator(context, node.domain.as_deref().unwrap_or(""), &node.op_type);
-            for attribute in node.attributes.iter_mut() {
-                for body in attribute.value.graphs_mut() {
-                    body.set_context(context);
-                }
-            }
         }
     }
 }

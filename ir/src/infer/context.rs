@@ -86,6 +86,7 @@ impl<'a> Inference<'a> {
 
     /// A list that is an attribute in old versions and operand `index` in new ones. `Ok(None)`: left out.
     /// `Err(())`: there, but not known.
+    #[allow(clippy::result_unit_err, reason = "there is nothing to say but that the operand is not known")]
     pub fn ints_or_input(&self, attribute: &str, index: usize) -> Result<Option<Vec<i64>>, ()> {
         if let Some(values) = self.node.ints(attribute) {
             return Ok(Some(values.to_vec()));

@@ -65,8 +65,7 @@ impl Tensor {
         }
 
         if element == ElementType::String {
-            let strings: Vec<Bytes> =
-                std::mem::take(&mut proto.string_data).into_iter().map(Bytes::from).collect();
+            let strings: Vec<Bytes> = std::mem::take(&mut proto.string_data);
             let mut tensor = Self::from_strings(&shape, strings)?;
             tensor.origin = keep_origin(proto);
             return Ok(tensor);

@@ -121,7 +121,7 @@ fn finish(graph: &mut Graph, created: Vec<NodeId>, replacements: &[(ValueId, Val
     let mut operands = Vec::new();
     graph.remove_dead(seeds, |_, node| operands.extend(node.operands()));
     // A patch may build more than it uses.
-    graph.remove_dead(created.iter().copied().collect::<Vec<_>>(), |_, _| {});
+    graph.remove_dead(created.clone(), |_, _| {});
     values.extend(replacements.iter().map(|&(_, new)| new));
     values.extend(operands);
     values.retain(|&value| graph.get_value(value).is_some());

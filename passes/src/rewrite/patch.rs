@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use onnx_opt_ir::{AttributeValue, Attributes, Tensor, ValueId};
+use onnx_opt_ir::{Attributes, Tensor, ValueId};
 
 /// An operand of a new node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,9 +107,4 @@ impl Patch {
     pub fn replace(&mut self, old: ValueId, new: impl Into<Operand>) {
         self.replacements.push((old, new.into()));
     }
-}
-
-/// Attributes of a new node from pairs of name and value.
-pub(crate) fn attributes<'a>(pairs: impl IntoIterator<Item = (&'a str, AttributeValue)>) -> Attributes {
-    Attributes::from_pairs(pairs)
 }

@@ -1,0 +1,152 @@
+//! Passes and the manager that runs them in order.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use onnx_opt_ir::{Graph, Model, NodeId};
+use thiserror::Error;
+
+use crate::rewrite::Statistics;
+
+/// What the user asked of the passes.
+#[derive(Clone, Debug, Default)]
+pub struct PassContext {
+    /// Names of passes and rules to leave out.
+    pub skip: BTreeSet<String>,
+    /// Names of the only passes and rules to apply; empty for all.
+    pub only: BTreeSet<String>,
+    /// Keep the reasons of declined matches.
+    pub explain: bool,
+}
+
+impl PassContext {
+    /// Whether a pass or rule of this name is to be applied.
+    pub fn allows(&self, name: &str) -> bool {
+        !self.skip.contains(name) && (self.only.is_empty() || self.only.contains(name))
+    }
+}
+
+/// A transformation of a graph and its bodies.
+pub trait Pass: Send + Sync {
+    /// Name for the command line, in snake case.
+    fn name(&self) -> &'static str;
+    /// What it does, in a line.
+    fn doc(&self) -> &'static str;
+    /// Whether its applications are rules with names of their own, so that `only` and `skip` reach them.
+    fn has_rules(&self) -> bool {
+        false
+    }
+    /// Changes the graph, counting what it applied under its own name or those of its rules.
+    fn run(&self, graph: &mut Graph, context: &PassContext, statistics: &mut Statistics);
+}
+
+/// What one pass did.
+#[derive(Clone, Debug)]
+pub struct PassReport {
+    /// The pass.
+    pub pass: &'static str,
+    /// Time it took.
+    pub seconds: f64,
+    /// Nodes before, bodies not counted.
+    pub nodes_before: usize,
+    /// Nodes after.
+    pub nodes_after: usize,
+    /// What it applied.
+    pub statistics: Statistics,
+}
+
+/// Why the passes were not run.
+#[derive(Debug, Error)]
+pub enum PassError {
+    /// Training information names values of the graph.
+    #[error("the model carries training information, whose names no pass may touch; use -O0")]
+    TrainingInfo,
+    /// A name that is neither a pass nor a rule.
+    #[error("no pass or rule is called `{0}`; `onnx-opt rules` and `onnx-opt passes` list them")]
+    UnknownName(String),
+    /// The graph cannot be put in order.
+    #[error("the graph has a cycle")]
+    Cycle,
+}
+
+/// Passes in order.
+pub struct PassManager {
+    passes: Vec<Box<dyn Pass>>,
+}
+
+impl PassManager {
+    /// A manager of these passes.
+    pub fn new(passes: Vec<Box<dyn Pass>>) -> Self {
+        Self { passes }
+    }
+
+    /// The passes in order.
+    pub fn passes(&self) -> impl Iterator<Item = &dyn Pass> {
+        self.passes.iter().map(|pass| &**pass)
+    }
+
+    /// Runs the passes in order and puts the nodes in order. `observe` sees the model after each pass.
+    ///
+    /// # Errors
+    /// If the model or the context rules the passes out; the model is then unchanged.
+    pub fn run(
+        &self,
+        model: &mut Model,
+        context: &PassContext,
+        mut observe: impl FnMut(&PassReport, &Model),
+    ) -> Result<Vec<PassReport>, PassError> {
+        if self.passes.is_empty() {
+            return Ok(Vec::new());
+        }
+        if !model.rest.training_info.is_empty() {
+            return Err(PassError::TrainingInfo);
+        }
+        let known = crate::pipeline::names();
+        if let Some(unknown) =
+            context.skip.iter().chain(&context.only).find(|name| !known.contains(name.as_str()))
+        {
+            return Err(PassError::UnknownName(unknown.clone()));
+        }
+        let mut reports = Vec::new();
+        for pass in &self.passes {
+            let selected = if pass.has_rules() {
+                !context.skip.contains(pass.name())
+            } else {
+                context.allows(pass.name())
+            };
+            if !selected {
+                continue;
+            }
+            let start = Instant::now();
+            let nodes_before = model.graph.node_count();
+            let mut statistics = Statistics::default();
+            pass.run(&mut model.graph, context, &mut statistics);
+            let report = PassReport {
+                pass: pass.name(),
+                seconds: start.elapsed().as_secs_f64(),
+                nodes_before,
+                nodes_after: model.graph.node_count(),
+                statistics,
+            };
+            observe(&report, model);
+            reports.push(report);
+        }
+        model.graph.sort().map_err(|_| PassError::Cycle)?;
+        Ok(reports)
+    }
+}
+
+/// Visits a graph and its bodies, innermost first.
+pub(crate) fn for_each_graph(graph: &mut Graph, visit: &mut dyn FnMut(&mut Graph)) {
+    let owners: Vec<NodeId> =
+        graph.nodes().filter(|(_, node)| node.bodies().next().is_some()).map(|(id, _)| id).collect();
+    for owner in owners {
+        let edited = graph.edit_bodies(owner, |bodies| {
+            for body in bodies.iter_mut() {
+                for_each_graph(body, visit);
+            }
+        });
+        debug_assert!(edited.is_ok(), "owners of bodies exist");
+    }
+    visit(graph);
+}
