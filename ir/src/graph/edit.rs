@@ -226,7 +226,7 @@ impl Graph {
 
     /// Adds a fact to what is known of a value and tells whether it is news. A fact that contradicts what is known
     /// is left out: the checker will say so.
-    fn learn(&mut self, value: ValueId, fact: Fact) -> bool {
+    pub(crate) fn learn(&mut self, value: ValueId, fact: Fact) -> bool {
         let Some(value) = self.value_mut(value) else { return false };
         let mut news = false;
         if let Some(ty) = fact.ty {

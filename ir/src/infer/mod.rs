@@ -5,11 +5,16 @@
 
 mod context;
 mod convolution;
+mod elements;
+mod elementwise;
 mod graph;
 mod matrix;
 mod normalization;
 mod quantization;
 mod reduction;
+mod shape_values;
+#[cfg(test)]
+mod testing;
 
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -83,8 +88,15 @@ pub struct InferenceError {
 type Rule = fn(&Inference<'_>) -> Result<Facts, InferenceError>;
 
 /// The families, each of which knows the rules of its operators.
-const FAMILIES: &[fn(&str) -> Option<Rule>] =
-    &[convolution::rule, matrix::rule, normalization::rule, quantization::rule, reduction::rule];
+const FAMILIES: &[fn(&str) -> Option<Rule>] = &[
+    elementwise::rule,
+    shape_values::rule,
+    convolution::rule,
+    matrix::rule,
+    normalization::rule,
+    quantization::rule,
+    reduction::rule,
+];
 
 /// What is known of the results of a node.
 ///
