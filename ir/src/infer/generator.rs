@@ -114,6 +114,7 @@ fn fourier(cx: &Inference<'_>) -> Answer {
                 (true, true) => cx.fresh(),
             };
         }
+        None if cx.input(1).is_none() && !flag("onesided") => {}
         None => result = cx.fresh_shape(shape.len()),
     }
     if let Some(last) = result.last_mut() {

@@ -120,12 +120,16 @@ fn grid_sample(cx: &Inference<'_>) -> Answer {
 
 /// From the size `[batch, channels, sizes...]` to `[batch, sizes..., coordinates]`.
 fn affine_grid(cx: &Inference<'_>) -> Answer {
-    let shape = cx.elements(1).and_then(|size| match &size[..] {
-        [batch, _, sizes @ ..] => {
+    let size = cx.elements(1).or_else(|| {
+        let rank = cx.shape(1)?.first()?.as_fixed()?;
+        matches!(rank, 4 | 5).then(|| (0..rank).map(|_| cx.fresh()).collect())
+    });
+    let shape = match size.as_deref() {
+        Some([batch, _, sizes @ ..]) => {
             let coordinates = Dim::fixed(sizes.len() as i64);
             Some([batch].into_iter().chain(sizes).cloned().chain([coordinates]).collect())
         }
         _ => None,
-    });
+    };
     cx.one(Fact::ranked(cx.element(0), shape))
 }
