@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use onnx_opt_ir::load::load as import;
-use onnx_opt_ir::{ImportError, LoadError, Model, export};
+use onnx_opt_ir::{CheckError, ImportError, LoadError, Model, check, export};
+use onnx_opt_passes::{PassContext, PassError, pipeline};
 use onnx_opt_proto::{
     Document, ExternalPolicy, ModelProto, ReadError, TensorProto, WriteError, WriteOptions, for_each_tensor,
     read_bytes, read_file, tensor_proto::DataLocation, write_file, write_stream,
@@ -89,6 +90,12 @@ pub enum Error {
         /// What is wrong.
         source: LoadError,
     },
+    /// The passes cannot work on this model.
+    #[error(transparent)]
+    Pass(#[from] PassError),
+    /// A pass made an illegal graph: a defect of the program, and nothing is written.
+    #[error("the passes made an illegal graph, which is not written: {0}")]
+    Illegal(#[from] CheckError),
     /// The result cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -98,6 +105,9 @@ pub enum Error {
         /// The output.
         output: String,
     },
+    /// Verification was demanded, and no engine is built in to do it.
+    #[error("this build has no engine to verify with")]
+    NoEngine,
     /// External data needs a file beside the model.
     #[error("external data needs a file to lie beside, standard output has none")]
     ExternalOnStdout,
@@ -113,14 +123,18 @@ impl Error {
             Self::Import { source: LoadError::Import(ImportError::External(_)), .. } => {
                 Some("external data must lie in the folder of the model, under the name that the model gives")
             }
-            Self::Read(_) | Self::Import { .. } => None,
+            Self::NoEngine => {
+                Some("leave out --verify: the result is then written and marked as not verified")
+            }
+            Self::Illegal(_) => Some("please report it; -O0 leaves the model as it is"),
+            Self::Read(_) | Self::Import { .. } | Self::Pass(_) => None,
         }
     }
 
     /// Exit code of the program.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::SameFile { .. } | Self::ExternalOnStdout => 2,
+            Self::SameFile { .. } | Self::ExternalOnStdout | Self::NoEngine => 2,
             _ => 1,
         }
     }
@@ -185,6 +199,9 @@ pub fn optimize(
     if options.external_data && *target == Target::Stdout {
         return Err(Error::ExternalOnStdout);
     }
+    if matches!(options.effort, Effort::Runs(_)) {
+        return Err(Error::NoEngine);
+    }
     let mut clock = Clock { stages: Vec::new(), listener };
     let mut document = clock.time("read", || read(source))?;
     let weights = external_weights(&mut document.model);
@@ -192,12 +209,16 @@ pub fn optimize(
     let file_bytes = document.file_bytes + weights.bytes;
     let external = options.external_data || !weights.locations.is_empty();
 
-    let model = clock.time("import", || into_model(document, source))?;
+    let mut model = clock.time("import", || into_model(document, source))?;
     let before = Summary::of(&model, file_bytes);
+    let manager = pipeline(options.level);
+    clock.time("passes", || manager.run(&mut model, &PassContext::default(), |_, _| {}))?;
+    clock.time("check", || check(&model))?;
+    let summary = Summary::of(&model, file_bytes);
     let notes = model.notes.clone();
     let exported = clock.time("export", || export(&model));
     let after_bytes = clock.time("write", || write(exported, target, external))?;
-    let after = Summary { bytes: after_bytes, ..before.clone() };
+    let after = Summary { bytes: after_bytes, ..summary };
     Ok(Report {
         input: source.name(),
         output: target.name(),

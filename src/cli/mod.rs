@@ -68,7 +68,7 @@ fn optimize(arguments: &Optimize) -> Result<(), Error> {
     let report = session::optimize(&source, &target, &arguments.options(), &|_| {})?;
     if !arguments.quiet {
         let text = format!(
-            "{} nodes, {} bytes -> {} nodes, {} bytes: {}\n",
+            "{} nodes, {} bytes -> {} nodes, {} bytes, not verified: {}\n",
             report.before.nodes(),
             report.before.bytes,
             report.after.nodes(),
