@@ -1,19 +1,24 @@
 //! The way of a model through the program: read, import, rewrite, check, export, verify, write.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use bytes::Bytes;
 use onnx_opt_ir::load::load as import;
 use onnx_opt_ir::{CheckError, ImportError, LoadError, Model, check, export};
-use onnx_opt_passes::{PassContext, PassError, pipeline};
+use onnx_opt_passes::pipeline::names;
+use onnx_opt_passes::{PassContext, PassError, PassReport, pipeline};
 use onnx_opt_proto::{
-    Document, ExternalPolicy, ModelProto, ReadError, TensorProto, WriteError, WriteOptions, for_each_tensor,
-    read_bytes, read_file, tensor_proto::DataLocation, write_file, write_stream,
+    Document, ExternalData, ExternalError, ExternalPolicy, ModelProto, ReadError, TensorProto, WriteError,
+    WriteOptions, for_each_tensor, read_bytes, read_file, tensor_proto::DataLocation, write_file,
+    write_stream,
 };
+use prost::Message;
 use thiserror::Error;
 
-use crate::report::{Report, Stage, Summary};
+use crate::report::{Pass, Report, Stage, Summary, Verification};
 
 /// Where a model comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +71,7 @@ pub enum Effort {
 }
 
 /// What to do with a model.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Level of optimization, 0 to 3.
     pub level: u8,
@@ -74,6 +79,22 @@ pub struct Options {
     pub effort: Effort,
     /// Whether all larger weights go to a file of their own.
     pub external_data: bool,
+    /// Names of passes and rules to leave out.
+    pub skip: BTreeSet<String>,
+    /// Names of the only passes and rules to apply; empty for all.
+    pub only: BTreeSet<String>,
+    /// The pass after which the listener gets the text of the graph.
+    pub print_after: Option<String>,
+    /// Whether the report says why near matches were declined.
+    pub explain: bool,
+}
+
+/// Who hears how the work goes.
+pub trait Listener {
+    /// A stage begins.
+    fn stage(&self, name: &'static str);
+    /// The model after the pass of [`Options::print_after`].
+    fn after_pass(&self, pass: &str, model: &Model);
 }
 
 /// Why there is no result.
@@ -90,12 +111,6 @@ pub enum Error {
         /// What is wrong.
         source: LoadError,
     },
-    /// The passes cannot work on this model.
-    #[error(transparent)]
-    Pass(#[from] PassError),
-    /// A pass made an illegal graph: a defect of the program, and nothing is written.
-    #[error("the passes made an illegal graph, which is not written: {0}")]
-    Illegal(#[from] CheckError),
     /// The result cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -105,9 +120,39 @@ pub enum Error {
         /// The output.
         output: String,
     },
-    /// Verification was demanded, and no engine is built in to do it.
-    #[error("this build has no engine to verify with")]
-    NoEngine,
+    /// A name that is neither a pass nor a rule.
+    #[error("no pass or rule is called `{0}`")]
+    UnknownName(String),
+    /// The passes could not be run.
+    #[error("{file}: {source}")]
+    Passes {
+        /// The file.
+        file: String,
+        /// The cause.
+        source: PassError,
+    },
+    /// A pass left a graph that is not legal.
+    #[error("{file}: the optimized graph is not legal, nothing was written: {source}")]
+    IllegalResult {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        source: CheckError,
+    },
+    /// The original's external data, read again.
+    #[error("{file}: {source}")]
+    External {
+        /// The file.
+        file: String,
+        /// The cause.
+        source: ExternalError,
+    },
+    /// A report cannot be printed.
+    #[error("cannot print: {0}")]
+    Print(io::Error),
+    /// A terminal shows no models.
+    #[error("a model is not for the terminal")]
+    ModelOnTerminal,
     /// External data needs a file beside the model.
     #[error("external data needs a file to lie beside, standard output has none")]
     ExternalOnStdout,
@@ -123,62 +168,99 @@ impl Error {
             Self::Import { source: LoadError::Import(ImportError::External(_)), .. } => {
                 Some("external data must lie in the folder of the model, under the name that the model gives")
             }
-            Self::NoEngine => {
-                Some("leave out --verify: the result is then written and marked as not verified")
-            }
-            Self::Illegal(_) => Some("please report it; -O0 leaves the model as it is"),
-            Self::Read(_) | Self::Import { .. } | Self::Pass(_) => None,
+            Self::UnknownName(_) => Some("`onnx-opt passes` and `onnx-opt rules` list the names"),
+            Self::IllegalResult { .. } => Some("please report this; --skip NAME leaves the pass or rule out"),
+            Self::ModelOnTerminal => Some("name a file with -o, or send standard output somewhere"),
+            Self::Read(_)
+            | Self::Import { .. }
+            | Self::Passes { .. }
+            | Self::External { .. }
+            | Self::Print(_) => None,
         }
     }
 
     /// Exit code of the program.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::SameFile { .. } | Self::ExternalOnStdout | Self::NoEngine => 2,
+            Self::SameFile { .. } | Self::ExternalOnStdout | Self::UnknownName(_) | Self::ModelOnTerminal => {
+                2
+            }
+            Self::IllegalResult { .. } => 3,
             _ => 1,
         }
     }
 }
 
-/// Reads a model.
-///
-/// # Errors
-/// If it is not there or not a model.
-pub fn read(source: &Source) -> Result<Document, Error> {
-    match source {
-        Source::File(path) => Ok(read_file(path)?),
-        Source::Stdin => {
-            let mut bytes = Vec::new();
-            io::stdin()
-                .lock()
-                .read_to_end(&mut bytes)
-                .map_err(|error| ReadError { path: None, kind: error.into() })?;
-            Ok(read_bytes(bytes.into())?)
+/// A model that can be read more than once: standard input is kept.
+struct Original<'a> {
+    source: &'a Source,
+    bytes: Option<Bytes>,
+}
+
+impl<'a> Original<'a> {
+    fn open(source: &'a Source) -> Result<Self, Error> {
+        let bytes = match source {
+            Source::File(_) => None,
+            Source::Stdin => {
+                let mut bytes = Vec::new();
+                io::stdin()
+                    .lock()
+                    .read_to_end(&mut bytes)
+                    .map_err(|error| ReadError { path: None, kind: error.into() })?;
+                Some(bytes.into())
+            }
+        };
+        Ok(Self { source, bytes })
+    }
+
+    fn read(&self) -> Result<Document, Error> {
+        match (self.source, &self.bytes) {
+            (Source::File(path), None) => Ok(read_file(path)?),
+            (_, bytes) => Ok(read_bytes(bytes.clone().unwrap_or_default())?),
         }
     }
+
+    /// The messages, with external data in their place.
+    fn messages(&self) -> Result<ModelProto, Error> {
+        let mut document = self.read()?;
+        ExternalData::new(document.folder.unwrap_or_default())
+            .load(&mut document.model)
+            .map_err(|error| Error::External { file: self.source.name(), source: error })?;
+        Ok(document.model)
+    }
+}
+
+/// A model as read, with its size.
+pub struct Loaded {
+    /// The model.
+    pub model: Model,
+    /// Bytes of its file and its external data.
+    pub bytes: u64,
 }
 
 /// Reads a model and builds its graph.
 ///
 /// # Errors
 /// If it cannot be read or is not a legal graph.
-pub fn load(source: &Source) -> Result<Model, Error> {
-    into_model(read(source)?, source)
+pub fn load(source: &Source) -> Result<Loaded, Error> {
+    let mut document = Original::open(source)?.read()?;
+    let bytes = document.file_bytes + external_weights(&mut document.model).bytes;
+    Ok(Loaded { model: into_model(document, source)?, bytes })
 }
 
 fn into_model(document: Document, source: &Source) -> Result<Model, Error> {
     import(document).map_err(|error| Error::Import { file: source.name(), source: error })
 }
 
-/// Times the stages and tells a listener which one begins.
+/// Times the stages and tells the listener which one begins.
 struct Clock<'a> {
     stages: Vec<Stage>,
-    listener: &'a dyn Fn(&'static str),
+    listener: &'a dyn Listener,
 }
 
 impl Clock<'_> {
     fn time<T>(&mut self, name: &'static str, work: impl FnOnce() -> T) -> T {
-        (self.listener)(name);
+        self.listener.stage(name);
         let start = Instant::now();
         let result = work();
         self.stages.push(Stage { name, seconds: start.elapsed().as_secs_f64() });
@@ -186,7 +268,7 @@ impl Clock<'_> {
     }
 }
 
-/// Optimizes a model; `listener` hears which stage begins.
+/// Optimizes a model.
 ///
 /// # Errors
 /// If the model cannot be read or written, or its result was not accepted. Then nothing is written.
@@ -194,31 +276,49 @@ pub fn optimize(
     source: &Source,
     target: &Target,
     options: &Options,
-    listener: &dyn Fn(&'static str),
+    listener: &dyn Listener,
 ) -> Result<Report, Error> {
-    if options.external_data && *target == Target::Stdout {
-        return Err(Error::ExternalOnStdout);
-    }
-    if matches!(options.effort, Effort::Runs(_)) {
-        return Err(Error::NoEngine);
-    }
+    refuse_options(target, options)?;
     let mut clock = Clock { stages: Vec::new(), listener };
-    let mut document = clock.time("read", || read(source))?;
+    let original = Original::open(source)?;
+    let mut document = clock.time("read", || original.read())?;
     let weights = external_weights(&mut document.model);
     refuse_overwriting(source, target, &document, &weights)?;
     let file_bytes = document.file_bytes + weights.bytes;
     let external = options.external_data || !weights.locations.is_empty();
 
     let mut model = clock.time("import", || into_model(document, source))?;
+    let mut notes = std::mem::take(&mut model.notes);
     let before = Summary::of(&model, file_bytes);
-    let manager = pipeline(options.level);
-    clock.time("passes", || manager.run(&mut model, &PassContext::default(), |_, _| {}))?;
-    clock.time("check", || check(&model))?;
-    let summary = Summary::of(&model, file_bytes);
-    let notes = model.notes.clone();
-    let exported = clock.time("export", || export(&model));
-    let after_bytes = clock.time("write", || write(exported, target, external))?;
-    let after = Summary { bytes: after_bytes, ..summary };
+    let mut after = before.clone();
+    let passes = match clock.time("optimize", || run_passes(&mut model, options, listener)) {
+        Ok(passes) => passes,
+        Err(error @ PassError::TrainingInfo) => {
+            notes.push(format!("nothing was changed: {error}"));
+            Vec::new()
+        }
+        Err(PassError::UnknownName(name)) => return Err(Error::UnknownName(name)),
+        Err(error) => return Err(Error::Passes { file: source.name(), source: error }),
+    };
+    let changed = passes.iter().any(|pass| !pass.applied.is_empty());
+    if changed {
+        clock
+            .time("check", || check(&model))
+            .map_err(|error| Error::IllegalResult { file: source.name(), source: error })?;
+    }
+    let mut exported = clock.time("export", || export(&model));
+    let mut verification = Verification::Unchanged;
+    if changed {
+        let growth = (exported.encoded_len() as u64).saturating_sub(file_bytes);
+        if growth > 0 {
+            notes.push(format!("the original graph was kept: the optimized one is {growth} bytes larger"));
+            exported = original.messages()?;
+        } else {
+            after = Summary::of(&model, 0);
+            verification = clock.time("verify", || verify(&original, &exported, options))?;
+        }
+    }
+    after.bytes = clock.time("write", || write(exported, target, external))?;
     Ok(Report {
         input: source.name(),
         output: target.name(),
@@ -226,8 +326,58 @@ pub fn optimize(
         before,
         after,
         stages: clock.stages,
+        passes,
+        verification,
+        left_out: BTreeSet::new(),
         notes,
     })
+}
+
+/// What no model could mend.
+fn refuse_options(target: &Target, options: &Options) -> Result<(), Error> {
+    if options.external_data && *target == Target::Stdout {
+        return Err(Error::ExternalOnStdout);
+    }
+    let known = names();
+    let mut asked = options.skip.iter().chain(&options.only).chain(&options.print_after);
+    match asked.find(|name| !known.contains(name.as_str())) {
+        Some(unknown) => Err(Error::UnknownName(unknown.clone())),
+        None => Ok(()),
+    }
+}
+
+fn run_passes(model: &mut Model, options: &Options, listener: &dyn Listener) -> Result<Vec<Pass>, PassError> {
+    let context =
+        PassContext { skip: options.skip.clone(), only: options.only.clone(), explain: options.explain };
+    let reports = pipeline(options.level).run(model, &context, |report, model| {
+        if options.print_after.as_deref() == Some(report.pass) {
+            listener.after_pass(report.pass, model);
+        }
+    })?;
+    let pass = |report: PassReport| Pass {
+        name: report.pass,
+        seconds: report.seconds,
+        nodes_before: report.nodes_before,
+        nodes_after: report.nodes_after,
+        applied: report.statistics.fired,
+        declined: report
+            .statistics
+            .declined
+            .into_iter()
+            .map(|((rule, reason), count)| (rule, reason, count))
+            .collect(),
+    };
+    Ok(reports.into_iter().map(pass).collect())
+}
+
+/// Holds the result against the original.
+fn verify(_: &Original<'_>, _: &ModelProto, options: &Options) -> Result<Verification, Error> {
+    match options.effort {
+        Effort::Off => Ok(Verification::Off),
+        Effort::Auto | Effort::Runs(_) => {
+            Ok(Verification::NotVerifiable { reason: "no engine runs models yet".to_owned() })
+        }
+    }
 }
 
 /// The files that hold weights of a model, and how many bytes of them.

@@ -1,16 +1,24 @@
-//! The command line: arguments in, tables and exit codes out.
+//! The command line: arguments in, tables, JSON and exit codes out.
 
 mod arguments;
+mod catalogue;
+mod diff;
+mod format;
+mod inspect;
+mod optimize;
+mod output;
+mod progress;
 
-use std::io::Write;
-use std::panic;
+use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+use onnx_opt::session::Error;
 
-use arguments::{Arguments, Optimize};
-use onnx_opt::session::{self, Error, Target};
+use arguments::{Arguments, Command};
+use output::{Complaint, Stream};
 
 /// Place and words of the last panic.
 static PANIC: Mutex<String> = Mutex::new(String::new());
@@ -20,65 +28,54 @@ pub fn main() -> ExitCode {
     panic::set_hook(Box::new(|info| {
         let words = info.payload_as_str().unwrap_or("panic");
         let place = info.location().map(|place| format!(" ({}:{})", place.file(), place.line()));
-        *PANIC.lock().unwrap_or_else(PoisonError::into_inner) =
-            format!("{}{}", words.replace('\n', " "), place.unwrap_or_default());
+        *PANIC.lock().unwrap_or_else(PoisonError::into_inner) = words.to_owned() + &place.unwrap_or_default();
     }));
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => {
-            let code = error.exit_code();
-            // Nobody is left to tell if the message itself cannot be printed.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(code).unwrap_or(2));
-        }
+        Err(error) => return usage(&error),
     };
-    match panic::catch_unwind(|| run(&arguments)) {
+    let json = arguments.json();
+    let end = |error: &str, help: Option<&str>, exit_code: u8| {
+        Complaint { error, help, exit_code }.say(json);
+        ExitCode::from(exit_code)
+    };
+    match panic::catch_unwind(AssertUnwindSafe(|| run(&arguments))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) => {
-            say_error(&error.to_string(), error.help());
-            ExitCode::from(error.exit_code())
-        }
+        Ok(Err(error)) => end(&error.to_string(), error.help(), error.exit_code()),
         Err(_) => {
             let words = PANIC.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            say_error(
-                &format!("internal error: {words}"),
-                Some("please report this, with the model if you can"),
-            );
-            ExitCode::FAILURE
+            let help = "please report this, with the model if you can";
+            end(&format!("internal error: {words}"), Some(help), 1)
         }
     }
 }
 
-fn say_error(message: &str, help: Option<&str>) {
-    let mut text = format!("error: {message}\n");
-    if let Some(help) = help {
-        text += &format!("help: {help}\n");
+/// Help, version, or what is wrong with the arguments.
+fn usage(error: &clap::Error) -> ExitCode {
+    let help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    if !help && std::env::args_os().any(|argument| argument == "--json") {
+        let text = error.to_string();
+        let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        let help = Some("try --help");
+        Complaint { error: first, help, exit_code: 2 }.say(true);
+    } else {
+        // Nobody is left to tell if the message itself cannot be printed.
+        let _ = error.print();
     }
-    // Standard error is the last resort.
-    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    ExitCode::from(if help { 0 } else { 2 })
 }
 
 fn run(arguments: &Arguments) -> Result<(), Error> {
-    optimize(&arguments.optimize)
-}
-
-fn optimize(arguments: &Optimize) -> Result<(), Error> {
-    let source = arguments.source();
-    let target = arguments.target(&source);
-    let report = session::optimize(&source, &target, &arguments.options(), &|_| {})?;
-    if !arguments.quiet {
-        let text = format!(
-            "{} nodes, {} bytes -> {} nodes, {} bytes, not verified: {}\n",
-            report.before.nodes(),
-            report.before.bytes,
-            report.after.nodes(),
-            report.after.bytes,
-            report.output
-        );
-        let _ = match target {
-            Target::File(_) => std::io::stdout().lock().write_all(text.as_bytes()),
-            Target::Stdout => std::io::stderr().lock().write_all(text.as_bytes()),
-        };
+    match &arguments.command {
+        None => optimize::run(&arguments.optimize),
+        Some(Command::Inspect { model, json, text }) => inspect::run(model, *json, *text),
+        Some(Command::Diff { a, b, json }) => diff::run(a, b, *json),
+        Some(Command::Rules { name, json }) => catalogue::rules(name.as_deref(), *json),
+        Some(Command::Passes { level, json }) => catalogue::passes(*level, *json),
+        Some(Command::Completions { shell }) => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Arguments::command(), "onnx-opt", &mut script);
+            Stream::Out.print(&String::from_utf8_lossy(&script))
+        }
     }
-    Ok(())
 }

@@ -1,0 +1,139 @@
+//! The main task: a model in, a smaller one and a table out.
+
+use std::io::{self, IsTerminal};
+
+use onnx_opt::ir::{self, Model};
+use onnx_opt::report::{Macs, Report, Summary, Verification};
+use onnx_opt::session::{self, Error, Listener, Target};
+
+use super::arguments::Optimize;
+use super::format::{bytes, count, numbers, percent, seconds};
+use super::output::{GOOD, NOTE, Stream, TITLE};
+use super::progress::Progress;
+
+/// Optimizes as the arguments say and prints the report.
+pub fn run(arguments: &Optimize) -> Result<(), Error> {
+    let source = arguments.source();
+    let target = arguments.target(&source);
+    if target == Target::Stdout && io::stdout().is_terminal() {
+        return Err(Error::ModelOnTerminal);
+    }
+    let stream = if target == Target::Stdout { Stream::Err } else { Stream::Out };
+    let listener = Screen { progress: Progress::new(arguments.say.quiet) };
+    let report = session::optimize(&source, &target, &arguments.options(), &listener)?;
+    drop(listener);
+    if arguments.say.json {
+        stream.print_json(&report)
+    } else if !arguments.say.quiet {
+        stream.print(&text(&report, arguments.say.verbose, stream))
+    } else {
+        Ok(())
+    }
+}
+
+struct Screen {
+    progress: Progress,
+}
+
+impl Listener for Screen {
+    fn stage(&self, name: &'static str) {
+        self.progress.stage(name);
+    }
+
+    fn after_pass(&self, pass: &str, model: &Model) {
+        let text = format!("// after {pass}\n{}\n", ir::print(model));
+        // Whoever closed standard error does not want it.
+        let _ = self.progress.suspend(|| Stream::Err.print(&text));
+    }
+}
+
+fn text(report: &Report, verbose: bool, stream: Stream) -> String {
+    let mut text = format!(
+        "{}\n",
+        stream.paint(TITLE, &format!("{} -> {} (O{})", report.input, report.output, report.level))
+    );
+    text += &numbers(Some(&["", "before", "after", "change"]), comparison(&report.before, &report.after));
+    text += &format!(" time: {}\n", times(report));
+    let verification = match &report.verification {
+        Verification::Off => "not verified, as asked".to_owned(),
+        Verification::Unchanged => "nothing to verify: no rewrite applied".to_owned(),
+        Verification::NotVerifiable { reason } => stream.paint(NOTE, &format!("not verified: {reason}")),
+        Verification::Passed { detail, .. } => stream.paint(GOOD, &format!("verified: {detail}")),
+    };
+    text += &format!(" {verification}\n");
+    if verbose {
+        text += &passes(report);
+    }
+    for name in &report.left_out {
+        text +=
+            &format!(" {} `{name}` was left out: with it the result differs\n", stream.paint(NOTE, "note:"));
+    }
+    for note in &report.notes {
+        text += &format!(" {} {note}\n", stream.paint(NOTE, "note:"));
+    }
+    text
+}
+
+/// The operators whose number changed, then the totals.
+pub fn comparison(before: &Summary, after: &Summary) -> Vec<Vec<String>> {
+    let number = |summary: &Summary, name: &str| summary.operators.get(name).copied().unwrap_or(0);
+    let mut names: Vec<&String> = before.operators.keys().chain(after.operators.keys()).collect();
+    names.sort();
+    names.dedup();
+    let mut rows: Vec<Vec<String>> = names
+        .into_iter()
+        .map(|name| (name, number(before, name), number(after, name)))
+        .filter(|(_, before, after)| before != after)
+        .map(|(name, before, after)| {
+            let change = format!("{:+}", after as i64 - before as i64);
+            vec![name.clone(), before.to_string(), after.to_string(), change]
+        })
+        .collect();
+    let mut total = |name: &str, before: u64, after: u64, show: fn(u64) -> String| {
+        rows.push(vec![name.to_owned(), show(before), show(after), percent(before, after)]);
+    };
+    total("operators", before.nodes as u64, after.nodes as u64, |value| value.to_string());
+    total("parameters", before.parameters, after.parameters, count);
+    total("bytes", before.bytes, after.bytes, bytes);
+    total(&macs_title(&after.macs), before.macs.count, after.macs.count, count);
+    rows
+}
+
+/// What the number of multiply-accumulates holds for.
+pub fn macs_title(macs: &Macs) -> String {
+    let mut conditions = Vec::new();
+    if macs.symbolic {
+        conditions.push("unknown sizes as 1".to_owned());
+    }
+    if macs.loops {
+        conditions.push("loops once".to_owned());
+    }
+    if macs.uncounted > 0 {
+        conditions.push(format!("{} nodes not counted", macs.uncounted));
+    }
+    if conditions.is_empty() { "MACs".to_owned() } else { format!("MACs ({})", conditions.join(", ")) }
+}
+
+fn times(report: &Report) -> String {
+    let total: f64 = report.stages.iter().map(|stage| stage.seconds).sum();
+    let parts: Vec<String> =
+        report.stages.iter().map(|stage| format!("{} {}", stage.name, seconds(stage.seconds))).collect();
+    format!("{} ({})", seconds(total), parts.join(", "))
+}
+
+fn passes(report: &Report) -> String {
+    let mut rows = Vec::new();
+    for pass in &report.passes {
+        let nodes = format!("{} -> {}", pass.nodes_before, pass.nodes_after);
+        rows.push(vec![pass.name.to_owned(), nodes, seconds(pass.seconds)]);
+        let applied = pass.applied.iter().filter(|(rule, _)| **rule != pass.name);
+        rows.extend(
+            applied.map(|(rule, times)| vec![format!("  {rule}"), format!("{times} times"), String::new()]),
+        );
+    }
+    let mut text = numbers(Some(&["pass", "nodes", "time"]), rows);
+    for (rule, reason, times) in report.passes.iter().flat_map(|pass| &pass.declined) {
+        text += &format!(" declined {rule} {times} times: {reason}\n");
+    }
+    text
+}

@@ -1,0 +1,54 @@
+//! A line on the terminal that says what takes so long.
+
+use std::cell::RefCell;
+use std::io::{self, IsTerminal};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget};
+
+/// Work that takes less time than this shows nothing.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// A spinner that appears when the work takes its time, on a terminal only, and goes when dropped.
+pub struct Progress {
+    bar: ProgressBar,
+    /// Dropped at the end, which wakes the thread that waits to show the bar.
+    waiting: RefCell<Option<Sender<()>>>,
+}
+
+impl Progress {
+    pub fn new(quiet: bool) -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        let waiting = (!quiet && io::stderr().is_terminal()).then(|| {
+            let (sender, receiver) = mpsc::channel::<()>();
+            let bar = bar.clone();
+            thread::spawn(move || {
+                if receiver.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                    bar.set_draw_target(ProgressDrawTarget::stderr());
+                    bar.enable_steady_tick(Duration::from_millis(100));
+                }
+            });
+            sender
+        });
+        Self { bar, waiting: RefCell::new(waiting) }
+    }
+
+    /// Names what begins.
+    pub fn stage(&self, name: &'static str) {
+        self.bar.set_message(name);
+    }
+
+    /// Prints something without the spinner in between.
+    pub fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
+        self.bar.suspend(print)
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.waiting.take();
+        self.bar.finish_and_clear();
+    }
+}

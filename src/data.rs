@@ -1,1 +1,0 @@
-//! Data of users: named tensors from files.
