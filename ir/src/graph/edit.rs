@@ -105,9 +105,14 @@ impl Graph {
         id
     }
 
-    /// Adds an initializer. It is named at export.
+    /// Adds a constant, written as an initializer where the file format allows it. It is named at export.
     pub fn add_constant(&mut self, tensor: impl Into<Arc<Tensor>>) -> ValueId {
-        self.add_constant_as(None, tensor.into(), Form::Initializer)
+        // Before IR version 4 every initializer had to be an input of the graph as well; a node is none.
+        let form = match self.context.ir_version() {
+            ..=3 => Form::Node { position: 0, origin: None },
+            _ => Form::Initializer,
+        };
+        self.add_constant_as(None, tensor.into(), form)
     }
 
     pub(crate) fn add_constant_as(&mut self, name: Option<Name>, tensor: Arc<Tensor>, form: Form) -> ValueId {
@@ -636,6 +641,9 @@ impl Graph {
 
     /// Writes a constant as an initializer from now on, unless it is an output of the graph, which needs a node.
     pub fn lift_constant(&mut self, value: ValueId) -> bool {
+        if self.context.ir_version() < 4 {
+            return false;
+        }
         match self.value_mut(value) {
             Some(Value { producer: Producer::Constant(constant), outputs: 0, .. })
                 if matches!(constant.form, Form::Node { .. }) =>
