@@ -8,11 +8,14 @@ mod convolution;
 mod elements;
 mod elementwise;
 mod graph;
+mod indexing;
 mod matrix;
+mod movement;
 mod normalization;
 mod quantization;
 mod reduction;
 mod shape_values;
+mod slice;
 #[cfg(test)]
 mod testing;
 
@@ -91,6 +94,9 @@ type Rule = fn(&Inference<'_>) -> Result<Facts, InferenceError>;
 const FAMILIES: &[fn(&str) -> Option<Rule>] = &[
     elementwise::rule,
     shape_values::rule,
+    movement::rule,
+    slice::rule,
+    indexing::rule,
     convolution::rule,
     matrix::rule,
     normalization::rule,
