@@ -4,8 +4,10 @@
 //! on their own: [`proto`] reads and writes files, [`ir`] is the graph, [`passes`] rewrites it.
 
 pub mod data;
+pub mod engine;
 pub mod report;
 pub mod session;
+pub mod verify;
 
 pub use onnx_opt_ir as ir;
 pub use onnx_opt_passes as passes;

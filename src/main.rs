@@ -5,5 +5,8 @@ mod cli;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == onnx_opt::verify::SUBCOMMAND) {
+        return onnx_opt::verify::child_main();
+    }
     cli::main()
 }

@@ -11,7 +11,7 @@ use crate::attributes::{Attribute, AttributeValue};
 use crate::graph::{Graph, Name, Node, NodeId, Producer, ValueId};
 use crate::model::Model;
 use crate::schema::{self, Arity, Operator, Parameter, TypeKind, canonical_domain};
-use crate::types::{ElementType, Type};
+use crate::types::ElementType;
 
 /// Why a graph is not legal.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
@@ -270,25 +270,6 @@ fn kind_of(attribute: &Attribute) -> Option<AttributeType> {
     })
 }
 
-/// The kind of a type, where the standard operators tell it apart.
-fn type_kind(ty: &Type) -> Option<TypeKind> {
-    let code = |ty: &Type| ty.element().map(ElementType::code);
-    match ty {
-        Type::Tensor(tensor) => Some(TypeKind::Tensor(tensor.element.code())),
-        Type::SparseTensor(tensor) => Some(TypeKind::SparseTensor(tensor.element.code())),
-        Type::Sequence(inner) => match inner.as_deref()? {
-            Type::Map { key, value } => Some(TypeKind::MapSequence(key.code(), code(value.as_deref()?)?)),
-            inner => Some(TypeKind::Sequence(code(inner)?)),
-        },
-        Type::Optional(inner) => match inner.as_deref()? {
-            Type::Sequence(inner) => Some(TypeKind::OptionalSequence(code(inner.as_deref()?)?)),
-            inner => Some(TypeKind::Optional(code(inner)?)),
-        },
-        Type::Map { key, value } => Some(TypeKind::Map(key.code(), code(value.as_deref()?)?)),
-        Type::Opaque { .. } => None,
-    }
-}
-
 /// The known types of operands and results are allowed, and those of one type variable are the same.
 fn check_types(operator: &Operator, graph: &Graph, node: &Node) -> Result<(), String> {
     let mut bound: Vec<(&str, TypeKind, ValueId)> = Vec::new();
@@ -296,7 +277,7 @@ fn check_types(operator: &Operator, graph: &Graph, node: &Node) -> Result<(), St
     let outputs = node.outputs().iter().enumerate().map(|(index, value)| (operator.output(index), value));
     for (parameter, value) in inputs.chain(outputs) {
         let (Some(parameter), &Some(value)) = (parameter, value) else { continue };
-        let Some((ty, kind)) = graph.ty(value).and_then(|ty| Some((ty, type_kind(ty)?))) else { continue };
+        let Some((ty, kind)) = graph.ty(value).and_then(|ty| Some((ty, TypeKind::of(ty)?))) else { continue };
         let name = || graph.display_name(value);
         if !parameter.allows(kind) {
             return Err(format!("`{}` is {ty}, which `{}` does not allow", name(), parameter.name));

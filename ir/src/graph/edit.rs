@@ -14,9 +14,11 @@ use super::{
     Constant, Consumer, Form, Graph, Input, Name, Node, NodeId, Output, Producer, Slot, Use, Value, ValueId,
 };
 use crate::attributes::{AttributeValue, Attributes};
+use crate::dim::{Dim, Symbol};
 use crate::infer::{self, Fact, InferenceError};
 use crate::tensor::Tensor;
 use crate::types::Type;
+use crate::types_proto;
 
 /// Why an edit was refused.
 #[derive(Debug, Error)]
@@ -24,6 +26,9 @@ pub enum GraphError {
     /// A value is gone or belongs to another graph.
     #[error("value %{} is not in the graph", .0.index())]
     NoSuchValue(ValueId),
+    /// The graph has fewer inputs.
+    #[error("the graph has no input {0}")]
+    NoSuchInput(usize),
     /// A node is gone or belongs to another graph.
     #[error("node {} is not in the graph", .0.index())]
     NoSuchNode(NodeId),
@@ -175,6 +180,8 @@ impl Graph {
             extra: None,
         };
         let id = self.insert_node(node, |_| Some(None))?;
+        // What contradicts itself inside a body matters only if that runs.
+        infer::infer_bodies(self, id, 0);
         match self.infer_node(id) {
             Ok(_) => Ok(id),
             Err(error) => {
@@ -254,7 +261,7 @@ impl Graph {
         {
             // Named sizes say more than anonymous ones; without this two anonymous names could chase each other.
             let better = value.elements.as_ref().is_none_or(|known| {
-                let anonymous = |dims: &[crate::Dim]| dims.iter().filter(|dim| dim.has_anonymous()).count();
+                let anonymous = |dims: &[Dim]| dims.iter().filter(|dim| dim.has_anonymous()).count();
                 anonymous(&elements) < anonymous(known)
                     || elements.iter().filter(|dim| dim.is_fixed()).count()
                         > known.iter().filter(|dim| dim.is_fixed()).count()
@@ -323,6 +330,89 @@ impl Graph {
                 self.learn(value, fact.clone());
             }
         }
+    }
+
+    /// Forgets what inference found, so that it can start anew.
+    pub(crate) fn forget_types(&mut self) {
+        for value in self.values.iter_mut().flatten() {
+            if matches!(value.producer, Producer::Node { .. } | Producer::Captured { .. }) {
+                value.ty = None;
+            }
+            value.elements = None;
+        }
+    }
+
+    /// Gives the formal inputs of a body these types. Of one that is not known its declaration tells kind and
+    /// element type; sizes in declarations of bodies are not trusted.
+    pub(crate) fn set_input_types(&mut self, types: &[Option<Type>]) {
+        for index in 0..self.inputs.len() {
+            let Input { value, declaration } = &self.inputs[index];
+            let value = *value;
+            let ty = types.get(index).cloned().flatten().or_else(|| {
+                let ty = types_proto::from_proto(declaration.r#type.as_ref()?, &self.context)?;
+                Some(infer::outline(&ty))
+            });
+            if let Some(value) = self.value_mut(value)
+                && matches!(value.producer, Producer::Input { .. })
+            {
+                value.ty = ty;
+            }
+        }
+    }
+
+    /// Tells more of a formal input than its declaration, which is updated, and infers the graph again. A named size
+    /// that becomes a number is that number in the other inputs too. Returns what contradicts itself now.
+    ///
+    /// # Errors
+    /// If there is no such input, it is a constant, or the type contradicts its own.
+    pub fn set_input_type(&mut self, index: usize, ty: Type) -> Result<Vec<InferenceError>, GraphError> {
+        let value = self.inputs.get(index).ok_or(GraphError::NoSuchInput(index))?.value;
+        let known = self.ty(value).cloned();
+        let constant = matches!(self.value(value).producer, Producer::Constant(_));
+        let refined = match &known {
+            Some(known) if known.contradicts(&ty) || constant => {
+                return Err(GraphError::TypeChanges {
+                    old: self.display_name(value),
+                    old_type: Box::new(known.clone()),
+                    new_type: Box::new(ty),
+                });
+            }
+            Some(known) => ty.refine(known),
+            None => ty,
+        };
+        let sizes: Vec<(Symbol, Dim)> = known
+            .as_ref()
+            .and_then(Type::shape)
+            .into_iter()
+            .flatten()
+            .zip(refined.shape().into_iter().flatten())
+            .filter(|(_, new)| new.is_fixed())
+            .filter_map(|(old, new)| match old.as_symbol()? {
+                symbol @ Symbol::Named(_) => Some((symbol.clone(), new.clone())),
+                Symbol::Anonymous(_) => None,
+            })
+            .collect();
+        let of =
+            |symbol: &Symbol| sizes.iter().find(|(known, _)| known == symbol).map(|(_, size)| size.clone());
+        for input in &mut self.inputs {
+            let Some(slot) = self.values.get_mut(input.value.0 as usize).and_then(Option::as_mut) else {
+                continue;
+            };
+            if !matches!(slot.producer, Producer::Input { .. }) {
+                continue;
+            }
+            let new = match &slot.ty {
+                _ if input.value == value => refined.clone(),
+                Some(ty) => infer::map_sizes(ty, Some(&|size| size.substitute(&of))),
+                None => continue,
+            };
+            if slot.ty.as_ref() != Some(&new) {
+                input.declaration.r#type = crate::export::value_info("", &new).r#type;
+                slot.ty = Some(new);
+            }
+        }
+        self.forget_types();
+        Ok(infer::infer_graph(self))
     }
 
     /// Gives a node that was added without them its operands, captured values and attributes.

@@ -3,17 +3,24 @@
 //! A rule looks at one node and tells what it knows of the results. What has no rule is unknown, and a rule never
 //! guesses: a size it cannot derive is a fresh anonymous symbol.
 
+mod attention;
 mod context;
+mod control_flow;
 mod convolution;
 mod elements;
 mod elementwise;
+mod generator;
 mod graph;
 mod indexing;
+mod join;
 mod matrix;
 mod movement;
 mod normalization;
 mod quantization;
+mod recurrent;
 mod reduction;
+mod resize;
+mod sequence;
 mod shape_values;
 mod slice;
 #[cfg(test)]
@@ -24,7 +31,9 @@ use std::sync::Arc;
 use thiserror::Error;
 
 pub use context::Inference;
+pub(crate) use graph::infer_bodies;
 pub use graph::infer_graph;
+pub(crate) use join::{map_sizes, outline};
 
 use crate::dim::Dim;
 use crate::graph::{Graph, NodeId};
@@ -97,11 +106,17 @@ const FAMILIES: &[fn(&str) -> Option<Rule>] = &[
     movement::rule,
     slice::rule,
     indexing::rule,
+    attention::rule,
+    control_flow::rule,
     convolution::rule,
+    generator::rule,
     matrix::rule,
     normalization::rule,
     quantization::rule,
+    recurrent::rule,
     reduction::rule,
+    resize::rule,
+    sequence::rule,
 ];
 
 /// What is known of the results of a node.

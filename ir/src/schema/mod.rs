@@ -60,10 +60,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-
-    const FLOAT: i32 = 1;
-    const INT64: i32 = 7;
-    const STRING: i32 = 8;
+    use crate::types::ElementType::{self, Bfloat16, Double, Float, Float16, Int64, String};
+    use crate::types::Type;
 
     fn onnx(op_type: &str, opset: i64) -> &'static Operator {
         lookup("", op_type, opset).unwrap()
@@ -125,7 +123,7 @@ mod tests {
         assert!(onnx("Squeeze", 13).attribute("axes").is_none());
         let axes = onnx("Squeeze", 13).input(1).unwrap();
         assert_eq!((axes.name, axes.type_name), ("axes", "tensor(int64)"));
-        assert!(axes.allows(TypeKind::Tensor(INT64)) && !axes.allows(TypeKind::Tensor(FLOAT)));
+        assert!(axes.allows(TypeKind::Tensor(Int64)) && !axes.allows(TypeKind::Tensor(Float)));
     }
 
     #[test]
@@ -160,17 +158,34 @@ mod tests {
     #[test]
     fn types() {
         let gelu = onnx("Gelu", 20).type_constraint("T").unwrap();
-        assert_eq!(gelu.tensor_elements().collect::<Vec<_>>(), [FLOAT, 10, 11, 16]);
-        assert!(!gelu.contains(TypeKind::Sequence(FLOAT)));
+        assert_eq!(gelu.tensor_elements().collect::<Vec<_>>(), [Float, Float16, Double, Bfloat16]);
+        assert!(!gelu.contains(TypeKind::Sequence(Float)));
         let identity = onnx("Identity", 16).type_constraint("V").unwrap();
         assert!(
-            identity.contains(TypeKind::Sequence(STRING))
-                && identity.contains(TypeKind::OptionalSequence(FLOAT))
+            identity.contains(TypeKind::Sequence(String))
+                && identity.contains(TypeKind::OptionalSequence(Float))
         );
         let zip_map = lookup("ai.onnx.ml", "ZipMap", 1).unwrap().output(0).unwrap();
-        assert!(zip_map.allows(TypeKind::MapSequence(STRING, FLOAT)));
-        assert!(!zip_map.allows(TypeKind::MapSequence(STRING, INT64)));
-        assert!(!gelu.contains(TypeKind::Tensor(-1)) && !gelu.contains(TypeKind::Tensor(i32::MAX)));
+        assert!(zip_map.allows(TypeKind::MapSequence(String, Float)));
+        assert!(!zip_map.allows(TypeKind::MapSequence(String, Int64)));
+        let any = onnx("Optional", 28).type_constraint("V").unwrap();
+        assert!(any.tensor_elements().eq(ElementType::ALL.iter().copied()));
+    }
+
+    #[test]
+    fn kinds() {
+        let boxed = |ty: &Type| Some(Box::new(ty.clone()));
+        let float = Type::unranked(Float);
+        let sequence = Type::Sequence(boxed(&float));
+        let map = Type::Map { key: String, value: boxed(&float) };
+        assert_eq!(TypeKind::of(&float), Some(TypeKind::Tensor(Float)));
+        assert_eq!(TypeKind::of(&sequence), Some(TypeKind::Sequence(Float)));
+        assert_eq!(TypeKind::of(&Type::Optional(boxed(&float))), Some(TypeKind::Optional(Float)));
+        assert_eq!(TypeKind::of(&Type::Optional(boxed(&sequence))), Some(TypeKind::OptionalSequence(Float)));
+        assert_eq!(TypeKind::of(&map), Some(TypeKind::Map(String, Float)));
+        assert_eq!(TypeKind::of(&Type::Sequence(boxed(&map))), Some(TypeKind::MapSequence(String, Float)));
+        assert_eq!(TypeKind::of(&Type::Sequence(None)), None);
+        assert_eq!(TypeKind::of(&Type::Sequence(boxed(&sequence))), None);
     }
 
     #[test]

@@ -1,24 +1,45 @@
 //! Sets of types, shapes aside: what an operator allows for a parameter.
 
+use crate::types::{ElementType, Type};
+
 /// A type without its shape, as far as the standard operators tell types apart.
-///
-/// Element, key and value types are codes of `TensorProto.DataType`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TypeKind {
     /// `tensor(element)`
-    Tensor(i32),
+    Tensor(ElementType),
     /// `sparse_tensor(element)`
-    SparseTensor(i32),
+    SparseTensor(ElementType),
     /// `seq(tensor(element))`
-    Sequence(i32),
+    Sequence(ElementType),
     /// `optional(tensor(element))`
-    Optional(i32),
+    Optional(ElementType),
     /// `optional(seq(tensor(element)))`
-    OptionalSequence(i32),
+    OptionalSequence(ElementType),
     /// `map(key, value)`
-    Map(i32, i32),
+    Map(ElementType, ElementType),
     /// `seq(map(key, value))`
-    MapSequence(i32, i32),
+    MapSequence(ElementType, ElementType),
+}
+
+impl TypeKind {
+    /// The kind of a type; `None` where an inner type is unknown, or nested as in no standard operator.
+    pub fn of(ty: &Type) -> Option<Self> {
+        let element = |inner: &Option<Box<Type>>| inner.as_ref()?.element();
+        Some(match ty {
+            Type::Tensor(tensor) => Self::Tensor(tensor.element),
+            Type::SparseTensor(tensor) => Self::SparseTensor(tensor.element),
+            Type::Map { key, value } => Self::Map(*key, element(value)?),
+            Type::Sequence(inner) => match inner.as_deref()? {
+                Type::Map { key, value } => Self::MapSequence(*key, element(value)?),
+                inner => Self::Sequence(inner.element()?),
+            },
+            Type::Optional(inner) => match inner.as_deref()? {
+                Type::Sequence(inner) => Self::OptionalSequence(element(inner)?),
+                inner => Self::Optional(inner.element()?),
+            },
+            Type::Opaque { .. } => return None,
+        })
+    }
 }
 
 /// A set of types: for each kind a bit per element type, for maps the pairs of a key's and a value's bit.
@@ -57,17 +78,17 @@ impl TypeSet {
         }
     }
 
-    /// The element types of its tensors, ascending codes of `TensorProto.DataType`.
-    pub fn tensor_elements(&self) -> impl Iterator<Item = i32> + use<> {
+    /// The element types of its tensors, in the order of their codes.
+    pub fn tensor_elements(&self) -> impl Iterator<Item = ElementType> + use<> {
         let tensors = self.tensors;
-        (0..64).filter(move |&code| has_bit(tensors, code))
+        ElementType::ALL.iter().copied().filter(move |&element| has_bit(tensors, element))
     }
 }
 
-fn has_bit(bits: u64, code: i32) -> bool {
-    (0..64).contains(&code) && bits >> code & 1 == 1
+fn has_bit(bits: u64, element: ElementType) -> bool {
+    bits >> element.code() & 1 == 1
 }
 
-fn has_pair(pairs: &[(u64, u64)], key: i32, value: i32) -> bool {
+fn has_pair(pairs: &[(u64, u64)], key: ElementType, value: ElementType) -> bool {
     pairs.iter().any(|&(keys, values)| has_bit(keys, key) && has_bit(values, value))
 }

@@ -1,0 +1,105 @@
+//! Attention and its helpers.
+
+use super::{Fact, Facts, Inference, InferenceError, Rule};
+use crate::dim::Dim;
+use crate::types::Shape;
+
+type Answer = Result<Facts, InferenceError>;
+
+pub(super) fn rule(op_type: &str) -> Option<Rule> {
+    Some(match op_type {
+        "Attention" => attention,
+        "LinearAttention" => linear_attention,
+        "RotaryEmbedding" | "TensorScatter" => {
+            |cx| cx.one(Fact::ranked(cx.element(0), cx.shape(0).map(Shape::from)))
+        }
+        _ => return None,
+    })
+}
+
+/// One operand as `[batch, heads, length, width]`, from that form or from `[batch, length, heads·width]`.
+struct Heads {
+    batch: Dim,
+    heads: Dim,
+    length: Dim,
+    width: Dim,
+}
+
+impl Heads {
+    fn new(cx: &Inference<'_>, index: usize, heads_attribute: &str) -> Option<Self> {
+        match cx.shape(index)? {
+            [batch, heads, length, width] => Some(Self {
+                batch: batch.clone(),
+                heads: heads.clone(),
+                length: length.clone(),
+                width: width.clone(),
+            }),
+            [batch, length, wide] => {
+                let heads = Dim::fixed(cx.node().int(heads_attribute).filter(|&heads| heads > 0)?);
+                Some(Self {
+                    batch: batch.clone(),
+                    width: wide.exact_div(&heads).unwrap_or_else(|| cx.fresh()),
+                    heads,
+                    length: length.clone(),
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// This many steps, as a cache holds them.
+    fn cached(&self, length: &Dim) -> Shape {
+        Shape::from_iter([self.batch.clone(), self.heads.clone(), length.clone(), self.width.clone()])
+    }
+}
+
+/// The result, the keys and values with the past before them, and the scores.
+fn attention(cx: &Inference<'_>) -> Answer {
+    let query = Heads::new(cx, 0, "q_num_heads");
+    let key = Heads::new(cx, 1, "kv_num_heads");
+    let value = Heads::new(cx, 2, "kv_num_heads");
+    let past = match (cx.input(4), cx.shape(4)) {
+        (None, _) => Some(Dim::fixed(0)),
+        (Some(_), Some([_, _, length, _])) => Some(length.clone()),
+        _ => None,
+    };
+    let total = key.as_ref().zip(past).map_or_else(|| cx.fresh(), |(key, past)| &key.length + &past);
+    let result = match (&query, &value, cx.rank(0)) {
+        (Some(query), Some(value), Some(4)) => {
+            let Heads { batch, heads, length, .. } = query;
+            Some(Shape::from_iter([batch, heads, length, &value.width].map(Dim::clone)))
+        }
+        (Some(query), Some(value), Some(3)) => {
+            Some(Shape::from_iter([query.batch.clone(), query.length.clone(), &query.heads * &value.width]))
+        }
+        (_, _, rank) => rank.map(|rank| cx.fresh_shape(rank)),
+    };
+    let scores = query.map(|query| Shape::from_iter([query.batch, query.heads, query.length, total.clone()]));
+    let cache = |heads: Option<Heads>| Some(heads?.cached(&total));
+    Ok(Facts::from_iter([
+        Fact::ranked(cx.element(0), result),
+        Fact::ranked(cx.element(1), cache(key)),
+        Fact::ranked(cx.element(2), cache(value)),
+        Fact::ranked(cx.element(0), scores),
+    ]))
+}
+
+/// Operands are `[batch, steps, heads·width]`; the state is `[batch, heads, key width, value width]`.
+fn linear_attention(cx: &Inference<'_>) -> Answer {
+    let query = Heads::new(cx, 0, "q_num_heads");
+    let key = Heads::new(cx, 1, "kv_num_heads");
+    let value = Heads::new(cx, 2, "kv_num_heads");
+    let result = query
+        .zip(value.as_ref())
+        .filter(|_| cx.rank(0) == Some(3))
+        .map(|(query, value)| Shape::from_iter([query.batch, query.length, &query.heads * &value.width]));
+    let state = match (cx.shape(3), key, value) {
+        (Some(state), ..) => Some(Shape::from(state)),
+        (None, Some(key), Some(value)) => {
+            Some(Shape::from_iter([key.batch, key.heads, key.width, value.width]))
+        }
+        _ => None,
+    };
+    let state_element = if cx.input(3).is_some() { cx.element(3) } else { None };
+    Ok(Facts::from_iter([Fact::ranked(cx.element(0), result), Fact::ranked(state_element, state)]))
+}

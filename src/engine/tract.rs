@@ -1,0 +1,648 @@
+//! tract as constant folder and as executor of models.
+//!
+//! Three precautions: what it is known to get wrong is refused ([`known_errors`]), what it has no types for is
+//! computed by a kernel of ours or under another type of the same width, and its panics become errors.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use onnx_opt_ir::engine::{ConstEval, EngineError, Executor};
+use onnx_opt_ir::graph::Producer;
+use onnx_opt_ir::{Context, ElementType, Graph, Model, Node, NodeId, Tensor, export, export_node, import};
+use onnx_opt_proto::{ModelProto, encode, read_bytes};
+use prost::Message as _;
+use tract_onnx::Onnx;
+use tract_onnx::model::ParsingContext;
+use tract_onnx::pb;
+use tract_onnx::tract_hir::internal::*;
+
+use super::{guarded, known_errors, quantize_kernel};
+
+const ENGINE: &str = "tract";
+
+/// A folded node gives at most this many elements: a node of a few bytes may ask for terabytes.
+const MAX_ELEMENTS: u128 = 1 << 28;
+
+/// Operators that move elements without looking at them.
+const MOVEMENT: &[&str] = &[
+    "Concat",
+    "DepthToSpace",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "GatherElements",
+    "GatherND",
+    "Identity",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Tile",
+    "Transpose",
+    "Unsqueeze",
+];
+
+fn unsupported(what: impl Into<String>) -> EngineError {
+    EngineError::Unsupported { engine: ENGINE, what: what.into() }
+}
+
+fn failed(reason: impl std::fmt::Display) -> EngineError {
+    EngineError::Failed { engine: ENGINE, reason: reason.to_string() }
+}
+
+fn tract_failed(error: TractError) -> EngineError {
+    failed(format!("{error:#}"))
+}
+
+/// Evaluates single nodes with tract.
+pub struct TractEval {
+    onnx: Onnx,
+    model: pb::ModelProto,
+}
+
+impl TractEval {
+    /// The folder; one serves any number of models.
+    pub fn new() -> Self {
+        Self { onnx: tract_onnx::onnx(), model: pb::ModelProto::default() }
+    }
+
+    fn run(
+        &self,
+        context: &Context,
+        node: &Node,
+        inputs: &[Option<Arc<Tensor>>],
+    ) -> Result<Vec<Option<Tensor>>, EngineError> {
+        let carriers = Carriers::of(node, inputs)?;
+        let mut message = message_of(node)?;
+        let operands: TVec<TValue> = inputs
+            .iter()
+            .flatten()
+            .map(|tensor| Ok(to_tract(&carriers.load(tensor)?)?.into_tvalue()))
+            .collect::<Result<_, EngineError>>()?;
+        // Absent operands at the end count as operands in some of tract's readers.
+        while message.input.last().is_some_and(String::is_empty) {
+            message.input.pop();
+        }
+
+        let builder =
+            self.onnx.op_register.0.get(node.op_type()).ok_or_else(|| unsupported(node.op_type()))?;
+        let parsing = ParsingContext {
+            onnx_operator_set_version: context.opset("").unwrap_or(0),
+            framework: &self.onnx,
+            model: &self.model,
+            parent_graphs: vec![],
+            model_dir: None,
+            template: InferenceModel::default(),
+        };
+        let (op, closures) = builder(&parsing, &message).map_err(tract_failed)?;
+        if !closures.is_empty() {
+            return Err(unsupported(format!("{} outside a graph", node.op_type())));
+        }
+        let results = op
+            .eval_out_of_plan(operands)
+            .map_err(tract_failed)?
+            .ok_or_else(|| unsupported(format!("{} outside a graph", node.op_type())))?;
+        if results.len() < message.output.len() {
+            return Err(failed(format!("{} gave {} results", node.op_type(), results.len())));
+        }
+        node.outputs()
+            .iter()
+            .enumerate()
+            .map(|(index, output)| match (output, results.get(index)) {
+                (Some(_), Some(result)) => Ok(Some(carriers.unload(from_tract(result)?)?)),
+                _ => Ok(None),
+            })
+            .collect()
+    }
+}
+
+impl Default for TractEval {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ConstEval for TractEval {
+    fn evaluate(
+        &self,
+        context: &Context,
+        node: &Node,
+        inputs: &[Option<Arc<Tensor>>],
+    ) -> Result<Vec<Option<Tensor>>, EngineError> {
+        let operands: Vec<Option<&Tensor>> = inputs.iter().map(Option::as_deref).collect();
+        if let Some(result) = quantize_kernel::evaluate(node, &operands) {
+            return result.map(|tensor| vec![Some(tensor)]);
+        }
+        let element = |index: usize| operands.get(index).copied().flatten().map(Tensor::element);
+        if let Some(what) = known_errors::refusal(node, element) {
+            return Err(unsupported(what));
+        }
+        if !node.domain().is_empty() || node.bodies().next().is_some() || !node.captures().is_empty() {
+            return Err(unsupported(format!("{} outside a graph", node.op_type())));
+        }
+        if result_elements(node, &operands).is_none_or(|count| count > MAX_ELEMENTS) {
+            return Err(unsupported(format!("{} with a result of this size", node.op_type())));
+        }
+        guarded(ENGINE, || self.run(context, node, inputs))
+    }
+}
+
+/// An upper bound of the elements of a result where a small operand asks for a large one; `None` if it overflows or
+/// makes no sense, 0 where results are not larger than operands.
+fn result_elements(node: &Node, operands: &[Option<&Tensor>]) -> Option<u128> {
+    let operand = |index: usize| operands.get(index).copied().flatten();
+    let sizes = |index: usize| operand(index).and_then(Tensor::to_i64);
+    let product = |values: Vec<i64>| {
+        values
+            .into_iter()
+            .try_fold(1u128, |product, size| product.checked_mul(u128::from(size.unsigned_abs()).max(1)))
+    };
+    let length = operand(0).map_or(1, |tensor| tensor.len() as u128);
+    match node.op_type() {
+        "ConstantOfShape" => product(sizes(0)?),
+        // Broadcasting in both directions: no more than the product of both.
+        "Expand" => product(sizes(1)?)?.checked_mul(length.max(1)),
+        "Tile" => product(sizes(1)?)?.checked_mul(length),
+        "Range" => {
+            let at = |index: usize| operand(index).and_then(Tensor::single_f64);
+            let count = (at(1)? - at(0)?) / at(2)?;
+            count.is_finite().then(|| count.max(0.0).ceil() as u128)
+        }
+        "OneHot" => length.checked_mul(operand(1)?.single_f64()?.abs() as u128),
+        "Pad" => {
+            let pads = match operand(1) {
+                Some(pads) => pads.to_i64()?,
+                None => node.ints("pads").unwrap_or_default().to_vec(),
+            };
+            let shape = operand(0)?.shape();
+            // The largest size that any axis may reach, whichever axes the pads belong to.
+            let grow = pads.iter().map(|pad| u128::from(pad.unsigned_abs())).max().unwrap_or(0);
+            shape.iter().try_fold(1u128, |product, &size| product.checked_mul(size as u128 + 2 * grow))
+        }
+        "Resize" | "Upsample" => {
+            let scales = operand(2).and_then(Tensor::to_f64).unwrap_or_default();
+            let grown = scales.iter().fold(length as f64, |product, scale| product * scale.abs().max(1.0));
+            let sizes = product(sizes(3).unwrap_or_default())?;
+            (grown < 1e30).then(|| sizes.max(grown as u128))
+        }
+        _ => Some(0),
+    }
+}
+
+/// Element types that tract has not, carried by unsigned integers of the same width through operators that only move
+/// elements.
+struct Carriers {
+    hidden: Option<(ElementType, ElementType)>,
+}
+
+impl Carriers {
+    fn of(node: &Node, inputs: &[Option<Arc<Tensor>>]) -> Result<Self, EngineError> {
+        let Some(foreign) = inputs
+            .iter()
+            .flatten()
+            .map(|tensor| tensor.element())
+            .find(|&element| datum_type(element).is_none())
+        else {
+            return Ok(Self { hidden: None });
+        };
+        let carrier = match foreign.bits() {
+            8 => ElementType::Uint8,
+            16 => ElementType::Uint16,
+            _ => return Err(unsupported(format!("tensors of {foreign}"))),
+        };
+        let moves = MOVEMENT.contains(&node.op_type());
+        // An operand that has the carrier's own type could not be told from carried ones.
+        let clash = inputs.iter().flatten().any(|tensor| tensor.element() == carrier);
+        if !moves || clash {
+            return Err(unsupported(format!("{} of {foreign}", node.op_type())));
+        }
+        Ok(Self { hidden: Some((foreign, carrier)) })
+    }
+
+    fn load(&self, tensor: &Tensor) -> Result<Tensor, EngineError> {
+        match self.hidden {
+            Some((foreign, carrier)) if tensor.element() == foreign => relabelled(tensor, carrier),
+            _ => Ok(tensor.clone()),
+        }
+    }
+
+    fn unload(&self, tensor: Tensor) -> Result<Tensor, EngineError> {
+        match self.hidden {
+            Some((foreign, carrier)) if tensor.element() == carrier => relabelled(&tensor, foreign),
+            _ => Ok(tensor),
+        }
+    }
+}
+
+/// The same bits under another element type of the same width.
+fn relabelled(tensor: &Tensor, element: ElementType) -> Result<Tensor, EngineError> {
+    Tensor::from_raw(element, tensor.shape(), tensor.raw().clone()).map_err(failed)
+}
+
+/// The message of a node in tract's own schema. All results are named, those left out as well, because tract counts
+/// only named ones.
+fn message_of(node: &Node) -> Result<pb::NodeProto, EngineError> {
+    let inputs = node.inputs().iter().enumerate();
+    let inputs =
+        inputs.map(|(index, value)| if value.is_some() { format!("i{index}") } else { String::new() });
+    let used = node.outputs().iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+    let outputs = (0..used).map(|index| format!("o{index}"));
+    let message = export_node(node, inputs.collect(), outputs.collect());
+    pb::NodeProto::decode(message.encode_to_vec().as_slice()).map_err(failed)
+}
+
+/// Runs models with tract, as they are: analysed, not optimized.
+pub struct TractExecutor {
+    onnx: Onnx,
+}
+
+impl TractExecutor {
+    /// The executor; one serves any number of models.
+    pub fn new() -> Self {
+        Self { onnx: tract_onnx::onnx().with_ignore_output_types(true).with_ignore_value_info(true) }
+    }
+
+    /// Refuses what tract cannot do or gets wrong.
+    fn check(&self, graph: &Graph) -> Result<(), EngineError> {
+        for (_, node) in graph.nodes() {
+            if let Some(what) = known_errors::refusal(node, |index| graph.element(node.input(index)?)) {
+                return Err(unsupported(what));
+            }
+            if !self.onnx.op_register.0.contains_key(node.op_type()) {
+                return Err(unsupported(node.op_type()));
+            }
+            node.bodies().try_for_each(|body| self.check(body))?;
+        }
+        for (_, value) in graph.values() {
+            if matches!(value.producer(), Producer::Sparse(_)) {
+                return Err(unsupported("sparse initializers"));
+            }
+            match value.ty() {
+                Some(ty) if ty.as_tensor().is_none() => {
+                    return Err(unsupported(format!("values of type {ty}")));
+                }
+                Some(ty) => {
+                    if let Some(element) = ty.element().filter(|&element| datum_type(element).is_none()) {
+                        return Err(unsupported(format!("tensors of {element}")));
+                    }
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The model in tract's schema, freed of what tract cannot read.
+    fn prepare(&self, bytes: &[u8]) -> Result<pb::ModelProto, EngineError> {
+        let document = read_bytes(Bytes::copy_from_slice(bytes)).map_err(failed)?;
+        let untouched = document.model.clone();
+        let mut model = import(document).map_err(failed)?;
+        let lowered = lower(&mut model)?;
+        self.check(&model.graph)?;
+        let mut proto = if lowered { export(&model) } else { untouched };
+        let named = name_omitted(&mut proto);
+        if lowered || named {
+            pb::ModelProto::decode(encode(&proto)).map_err(failed)
+        } else {
+            pb::ModelProto::decode(bytes).map_err(failed)
+        }
+    }
+
+    /// Runs with the inputs that `constant` picks as constants, which some operators need of their operands.
+    fn attempt(
+        &self,
+        proto: &pb::ModelProto,
+        inputs: &[(String, Tensor)],
+        constant: impl Fn(&Tensor) -> bool,
+    ) -> Result<Vec<(String, Tensor)>, EngineError> {
+        let mut proto = proto.clone();
+        let graph = proto.graph.as_mut().ok_or_else(|| failed("no graph"))?;
+        let mut given: Vec<(usize, Arc<tract_onnx::prelude::Tensor>)> = Vec::new();
+        let initialized: Vec<String> = graph.initializer.iter().map(|tensor| tensor.name.clone()).collect();
+        let mut position = 0;
+        for input in &graph.input {
+            let tensor = inputs.iter().find(|(name, _)| *name == input.name).map(|(_, tensor)| tensor);
+            let has_default = initialized.contains(&input.name);
+            match tensor {
+                None if has_default => {}
+                None => return Err(failed(format!("no data for input `{}`", input.name))),
+                Some(tensor) if has_default || constant(tensor) => {
+                    let message = onnx_opt_proto::TensorProto {
+                        name: Some(input.name.clone()),
+                        ..plain(tensor)?.to_proto()
+                    };
+                    let message =
+                        pb::TensorProto::decode(message.encode_to_vec().as_slice()).map_err(failed)?;
+                    graph.initializer.retain(|other| other.name != input.name);
+                    graph.initializer.push(message);
+                }
+                Some(tensor) => {
+                    given.push((position, Arc::new(to_tract(tensor)?)));
+                    position += 1;
+                }
+            }
+        }
+        let names: Vec<String> = graph.output.iter().map(|output| output.name.clone()).collect();
+        let parsed = self.onnx.parse(&proto, None).map_err(tract_failed)?;
+        if let Some(missing) = parsed.unresolved_inputs.first() {
+            return Err(failed(format!("nothing produces `{missing}`")));
+        }
+        let mut model = parsed.model;
+        for (index, tensor) in &given {
+            let fact = InferenceFact::dt_shape(tensor.datum_type(), tensor.shape());
+            model.set_input_fact(*index, fact).map_err(tract_failed)?;
+        }
+        let plan = model.into_typed().and_then(TypedSimplePlan::new).map_err(tract_failed)?;
+        let operands = given.into_iter().map(|(_, tensor)| tensor.into_tvalue()).collect();
+        let results = plan.run(operands).map_err(tract_failed)?;
+        if results.len() != names.len() {
+            return Err(failed(format!("{} results for {} outputs", results.len(), names.len())));
+        }
+        names.into_iter().zip(&results).map(|(name, result)| Ok((name, from_tract(result)?))).collect()
+    }
+}
+
+impl Default for TractExecutor {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Executor for TractExecutor {
+    fn name(&self) -> &'static str {
+        ENGINE
+    }
+
+    fn run(&self, model: &[u8], inputs: &[(String, Tensor)]) -> Result<Vec<(String, Tensor)>, EngineError> {
+        let proto = guarded(ENGINE, || self.prepare(model))?;
+        let first = guarded(ENGINE, || self.attempt(&proto, inputs, |_| false));
+        let Err(error) = first else { return first };
+        // Shapes and axes must be constants for tract; what failed with variables may work with constants.
+        let whole = |tensor: &Tensor| !tensor.element().is_float();
+        if inputs.iter().any(|(_, tensor)| whole(tensor))
+            && let Ok(outputs) = guarded(ENGINE, || self.attempt(&proto, inputs, whole))
+        {
+            return Ok(outputs);
+        }
+        Err(error)
+    }
+}
+
+/// Computes with kernels of ours what has constant operands and types that tract has not, and writes zero points out
+/// where only `output_dtype` names the type. Tells whether anything changed.
+fn lower(model: &mut Model) -> Result<bool, EngineError> {
+    let graph = &mut model.graph;
+    let order = graph.topological_order().map_err(|_| failed("the graph has a cycle"))?;
+    let mut changed = false;
+    for id in order {
+        changed |= fold(graph, id) || give_zero_point(graph, id);
+    }
+    let dead: Vec<NodeId> = graph.nodes().map(|(id, _)| id).collect();
+    if changed {
+        graph.remove_dead(dead, |_, _| {});
+    }
+    Ok(changed)
+}
+
+fn fold(graph: &mut Graph, id: NodeId) -> bool {
+    let Some(node) = graph.get_node(id) else { return false };
+    let mut operands: Vec<Option<Arc<Tensor>>> = Vec::new();
+    for input in node.inputs() {
+        match input {
+            None => operands.push(None),
+            Some(value) => match graph.constant(*value) {
+                Some(tensor) => operands.push(Some(tensor.clone())),
+                None => return false,
+            },
+        }
+    }
+    let operands: Vec<Option<&Tensor>> = operands.iter().map(Option::as_deref).collect();
+    let (Some(Ok(result)), Some(old)) = (quantize_kernel::evaluate(node, &operands), node.single_output())
+    else {
+        return false;
+    };
+    let new = graph.add_constant(result);
+    graph.replace_all_uses(old, new).is_ok()
+}
+
+fn give_zero_point(graph: &mut Graph, id: NodeId) -> bool {
+    let Some(node) = graph.get_node(id) else { return false };
+    let code = node.attributes().get("output_dtype").and_then(onnx_opt_ir::AttributeValue::as_int);
+    let element = code.and_then(|code| ElementType::from_code(i32::try_from(code).ok()?));
+    let (true, None, Some(element)) = (node.is("QuantizeLinear"), node.input(2), element) else {
+        return false;
+    };
+    let (Some(x), Some(scale)) = (node.input(0), node.input(1)) else { return false };
+    let Some(shape) = graph.constant(scale).map(|scale| scale.shape().to_vec()) else { return false };
+    let zeros = vec![0; shape.iter().product()];
+    let Some(zero) = Tensor::from_integers(element, &shape, &zeros) else { return false };
+    let zero = graph.add_constant(zero);
+    graph.set_inputs(id, &[Some(x), Some(scale), Some(zero)]).is_ok()
+        && graph.remove_attribute(id, "output_dtype").is_ok()
+}
+
+/// Names results that are left out before others, and drops absent operands at the end: tract counts places by names.
+fn name_omitted(model: &mut ModelProto) -> bool {
+    let mut changed = false;
+    let Some(graph) = &mut model.graph else { return false };
+    for (index, node) in graph.node.iter_mut().enumerate() {
+        for list in [&mut node.input, &mut node.output] {
+            while list.last().is_some_and(|name| name.is_empty()) {
+                list.pop();
+                changed = true;
+            }
+        }
+        for (place, name) in node.output.iter_mut().enumerate().filter(|(_, name)| name.is_empty()) {
+            *name = format!("onnx-opt/unused/{index}/{place}").into();
+            changed = true;
+        }
+    }
+    changed
+}
+
+/// The tensor with its elements in `raw_data`.
+fn plain(tensor: &Tensor) -> Result<Tensor, EngineError> {
+    if tensor.strings().is_some() {
+        return Ok(tensor.clone());
+    }
+    Tensor::from_raw(tensor.element(), tensor.shape(), tensor.raw().clone()).map_err(failed)
+}
+
+fn datum_type(element: ElementType) -> Option<DatumType> {
+    Some(match element {
+        ElementType::Bool => DatumType::Bool,
+        ElementType::Uint8 => DatumType::U8,
+        ElementType::Uint16 => DatumType::U16,
+        ElementType::Uint32 => DatumType::U32,
+        ElementType::Uint64 => DatumType::U64,
+        ElementType::Int8 => DatumType::I8,
+        ElementType::Int16 => DatumType::I16,
+        ElementType::Int32 => DatumType::I32,
+        ElementType::Int64 => DatumType::I64,
+        ElementType::Float16 => DatumType::F16,
+        ElementType::Float => DatumType::F32,
+        ElementType::Double => DatumType::F64,
+        ElementType::String => DatumType::String,
+        _ => return None,
+    })
+}
+
+fn to_tract(tensor: &Tensor) -> Result<tract_onnx::prelude::Tensor, EngineError> {
+    let element = tensor.element();
+    let datum = datum_type(element).ok_or_else(|| unsupported(format!("tensors of {element}")))?;
+    if let Some(strings) = tensor.strings() {
+        let texts: Result<Vec<String>, _> =
+            strings.iter().map(|string| String::from_utf8(string.to_vec())).collect();
+        let texts = texts.map_err(|_| unsupported("strings that are not UTF-8"))?;
+        let array = tract_ndarray::ArrayD::from_shape_vec(tensor.shape(), texts).map_err(failed)?;
+        return Ok(array.into());
+    }
+    let normalized: Vec<u8>;
+    let raw: &[u8] = if element == ElementType::Bool {
+        normalized = tensor.raw().iter().map(|&byte| u8::from(byte != 0)).collect();
+        &normalized
+    } else {
+        tensor.raw()
+    };
+    // SAFETY: every bit pattern is a value of these types (booleans are 0 or 1), and the length is checked.
+    unsafe { tract_onnx::prelude::Tensor::from_raw_dt(datum, tensor.shape(), raw) }.map_err(tract_failed)
+}
+
+fn from_tract(tensor: &tract_onnx::prelude::Tensor) -> Result<Tensor, EngineError> {
+    if tensor.datum_type() == DatumType::TDim {
+        let integers = tensor.cast_to_dt(DatumType::I64).map_err(tract_failed)?;
+        return from_tract(&integers);
+    }
+    let view = tensor.try_as_plain_ram().map_err(tract_failed)?;
+    if tensor.datum_type() == DatumType::String {
+        let strings = view.as_slice::<String>().map_err(tract_failed)?;
+        let strings = strings.iter().map(|text| Bytes::copy_from_slice(text.as_bytes())).collect();
+        return Tensor::from_strings(tensor.shape(), strings).map_err(failed);
+    }
+    let element =
+        ElementType::ALL.iter().copied().find(|&element| datum_type(element) == Some(tensor.datum_type()));
+    let element = element.ok_or_else(|| unsupported(format!("results of {:?}", tensor.datum_type())))?;
+    let raw = Bytes::copy_from_slice(view.as_bytes());
+    Tensor::from_raw(element, tensor.shape(), raw).map_err(failed)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use onnx_opt_ir::{AttributeValue, NewNode, Type};
+
+    use super::*;
+
+    fn evaluate(
+        op_type: &str,
+        operands: &[Option<Tensor>],
+        outputs: usize,
+        attributes: &[(&str, AttributeValue)],
+    ) -> Result<Vec<Option<Tensor>>, EngineError> {
+        let context = Context::with_opset(17);
+        let mut graph = Graph::new(context.clone());
+        let inputs =
+            operands.iter().map(|operand| operand.clone().map(|tensor| graph.add_constant(tensor))).collect();
+        let mut new = NewNode { op_type: op_type.into(), inputs, outputs, ..NewNode::default() };
+        for (name, value) in attributes {
+            new = new.with(name, value.clone());
+        }
+        let node = graph.add_node(new).unwrap();
+        let operands: Vec<_> = operands.iter().cloned().map(|operand| operand.map(Arc::new)).collect();
+        TractEval::new().evaluate(&context, graph.node(node), &operands)
+    }
+
+    fn only(result: Result<Vec<Option<Tensor>>, EngineError>) -> Tensor {
+        result.unwrap().remove(0).unwrap()
+    }
+
+    #[test]
+    fn folds_arithmetic_and_shapes() {
+        let x = Tensor::from_f32(&[2, 1], &[1.0, 2.0]).unwrap();
+        let y = Tensor::from_f32(&[2], &[10.0, 20.0]).unwrap();
+        let sum = only(evaluate("Add", &[Some(x.clone()), Some(y)], 1, &[]));
+        assert_eq!((sum.shape(), sum.to_f32().unwrap()), (&[2, 2][..], vec![11.0, 21.0, 12.0, 22.0]));
+        let shape = only(evaluate("Shape", &[Some(x)], 1, &[]));
+        assert_eq!((shape.element(), shape.to_i64().unwrap()), (ElementType::Int64, vec![2, 1]));
+    }
+
+    #[test]
+    fn an_operand_left_out_is_dropped() {
+        let x = Tensor::from_f32(&[3], &[-1.0, 0.5, 7.0]).unwrap();
+        let max = Tensor::from_f32(&[], &[6.0]).unwrap();
+        let y = only(evaluate("Clip", &[Some(x), None, Some(max)], 1, &[]));
+        assert_eq!(y.to_f32().unwrap(), [-1.0, 0.5, 6.0]);
+    }
+
+    #[test]
+    fn foreign_types_travel_through_movement_only() {
+        let x = Tensor::from_f64(ElementType::Bfloat16, &[2, 2], &[1.0, 2.0, 3.0, 4.0]).unwrap();
+        let y = only(evaluate("Transpose", &[Some(x.clone())], 1, &[]));
+        assert_eq!((y.element(), y.to_f64().unwrap()), (ElementType::Bfloat16, vec![1.0, 3.0, 2.0, 4.0]));
+        assert!(evaluate("Neg", &[Some(x)], 1, &[]).is_err());
+    }
+
+    #[test]
+    fn bombs_and_panics_are_errors() {
+        let huge = Tensor::vector_i64(&[1 << 20, 1 << 20]);
+        assert!(matches!(
+            evaluate("ConstantOfShape", &[Some(huge)], 1, &[]),
+            Err(EngineError::Unsupported { .. })
+        ));
+        let one = Tensor::from_i64(&[], &[1]).unwrap();
+        let zero = Tensor::from_i64(&[], &[0]).unwrap();
+        assert!(evaluate("Div", &[Some(one), Some(zero)], 1, &[]).is_err());
+    }
+
+    #[test]
+    fn strings_are_folded() {
+        let x = Tensor::from_strings(&[2], vec![Bytes::from_static(b"a"), Bytes::from_static(b"b")]).unwrap();
+        let shape = Tensor::vector_i64(&[1, 2]);
+        let y = only(evaluate("Reshape", &[Some(x), Some(shape)], 1, &[]));
+        assert_eq!((y.shape(), y.strings().unwrap()[1].as_ref()), (&[1, 2][..], &b"b"[..]));
+    }
+
+    /// The bytes of a model with one input and one node.
+    fn model(opset: i64, element: ElementType, new: impl FnOnce(&mut Graph) -> NewNode) -> Vec<u8> {
+        let mut graph = Graph::new(Context::with_opset(opset));
+        let node = new(&mut graph);
+        let id = graph.add_node(node).unwrap();
+        let output = graph.node(id).output(0).unwrap();
+        graph.add_output("y", output).unwrap();
+        let _ = element;
+        let rest = ModelProto {
+            ir_version: Some(10),
+            opset_import: vec![onnx_opt_proto::OperatorSetIdProto { domain: None, version: Some(opset) }],
+            ..ModelProto::default()
+        };
+        encode(&export(&Model { graph, rest, notes: vec![] })).to_vec()
+    }
+
+    #[test]
+    fn runs_a_model_and_lowers_narrow_types() {
+        let bytes = model(21, ElementType::Float, |graph| {
+            let x = graph.add_input("x", Type::tensor(ElementType::Float, [onnx_opt_ir::Dim::fixed(2)]));
+            let weight = Tensor::from_integers(ElementType::Int4, &[2], &[3, -4]).unwrap();
+            let weight = graph.add_constant(weight);
+            let scale = graph.add_constant(Tensor::from_f32(&[], &[0.5]).unwrap());
+            let node = graph.add_node(NewNode::new("DequantizeLinear", [weight, scale])).unwrap();
+            let weight = graph.node(node).output(0).unwrap();
+            NewNode::new("Mul", [x, weight])
+        });
+        let x = Tensor::from_f32(&[2], &[2.0, 3.0]).unwrap();
+        let outputs = TractExecutor::new().run(&bytes, &[("x".into(), x)]).unwrap();
+        assert_eq!(outputs[0].0, "y");
+        assert_eq!(outputs[0].1.to_f32().unwrap(), [3.0, -6.0]);
+    }
+
+    #[test]
+    fn names_what_it_cannot_run() {
+        let bytes = model(17, ElementType::Float, |graph| {
+            let x = graph.add_input("x", Type::tensor(ElementType::Float, [onnx_opt_ir::Dim::fixed(2)]));
+            NewNode::new("Bernoulli", [x])
+        });
+        let x = Tensor::from_f32(&[2], &[2.0, 3.0]).unwrap();
+        let error = TractExecutor::new().run(&bytes, &[("x".into(), x)]).unwrap_err();
+        assert!(error.to_string().contains("Bernoulli"), "{error}");
+    }
+}

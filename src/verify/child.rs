@@ -1,0 +1,301 @@
+//! The judge: runs both models on the same inputs and compares. It works in a process of its own, with limits on
+//! time and memory, because engines may hang, run out of memory or abort on a model.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use onnx_opt_ir::Tensor;
+use onnx_opt_ir::engine::{EngineError, Executor};
+use onnx_opt_proto::{GraphProto, ModelProto, TensorProto};
+use prost::Message as _;
+use serde::{Deserialize, Serialize};
+
+use super::compare::{OutputReport, compare};
+use super::inputs::{InputSet, InputSpec, generate, input_specs, perturbed, plans};
+use crate::engine::{OrtExecutor, TractExecutor};
+
+/// Subcommand under which the program runs itself as the judge.
+pub const SUBCOMMAND: &str = "__verify";
+
+/// One of the engines.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Engine {
+    /// tract, built in.
+    Tract,
+    /// onnxruntime from this library.
+    OnnxRuntime(PathBuf),
+}
+
+/// What the judge is asked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Request {
+    pub original: PathBuf,
+    pub optimized: PathBuf,
+    /// Input sets as encoded graphs whose initializers are the inputs.
+    pub data: Vec<PathBuf>,
+    /// Where the answer goes.
+    pub answer: PathBuf,
+    pub engine: Engine,
+    pub seeds: usize,
+    pub sizes: BTreeMap<String, usize>,
+    pub shapes: BTreeMap<String, Vec<usize>>,
+    pub tolerance: Option<f64>,
+    pub seconds: u64,
+    /// Bytes of address space, 0 for no limit.
+    pub memory: u64,
+}
+
+/// What the judge found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum Verdict {
+    /// Both models ran; the outputs say how far they are apart. `condition` is set where the original itself moves as
+    /// much under rounding of its inputs.
+    Compared { outputs: Vec<OutputReport>, runs: usize, condition: Option<String> },
+    /// The engine cannot run the models.
+    Cannot(String),
+    /// The original ran, the optimized model failed.
+    Broken(String),
+}
+
+/// The whole program when its first argument is [`SUBCOMMAND`]: reads the request from standard input, writes the
+/// answer to the file that it names.
+pub fn child_main() -> ExitCode {
+    let run = || -> anyhow::Result<()> {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text)?;
+        let request: Request = serde_json::from_str(&text)?;
+        limit(&request);
+        let original = std::fs::read(&request.original)?;
+        let optimized = std::fs::read(&request.optimized)?;
+        let data = request.data.iter().map(read_set).collect::<anyhow::Result<Vec<_>>>()?;
+        let verdict = judge(&request, &original, &optimized, &data);
+        std::fs::write(&request.answer, serde_json::to_vec(&verdict)?)?;
+        Ok(())
+    };
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Limits memory and time of this process.
+fn limit(request: &Request) {
+    #[cfg(unix)]
+    {
+        let set = |resource, value: u64| {
+            let bound = libc::rlimit { rlim_cur: value, rlim_max: value };
+            // SAFETY: the call reads one structure that lives here. Where it fails, the parent's clock remains.
+            unsafe { libc::setrlimit(resource, &bound) };
+        };
+        if request.memory > 0 {
+            set(libc::RLIMIT_AS, request.memory);
+        }
+        // Several threads count together; the parent's clock is the finer limit.
+        set(libc::RLIMIT_CPU, request.seconds.saturating_mul(8).saturating_add(8));
+    }
+    #[cfg(not(unix))]
+    let _ = request;
+}
+
+/// An input set as a graph whose initializers are the inputs.
+pub(super) fn encode_set(set: &InputSet) -> Vec<u8> {
+    let named =
+        |(name, tensor): &(String, Tensor)| TensorProto { name: Some(name.clone()), ..tensor.to_proto() };
+    GraphProto { initializer: set.iter().map(named).collect(), ..GraphProto::default() }.encode_to_vec()
+}
+
+fn read_set(path: &PathBuf) -> anyhow::Result<InputSet> {
+    let graph = GraphProto::decode(bytes::Bytes::from(std::fs::read(path)?))?;
+    let tensor = |proto: TensorProto| Ok((proto.name().to_owned(), Tensor::from_proto(proto, None)?));
+    graph.initializer.into_iter().map(tensor).collect()
+}
+
+/// Runs both models and compares.
+pub(super) fn judge(request: &Request, original: &[u8], optimized: &[u8], data: &[InputSet]) -> Verdict {
+    let executor: Box<dyn Executor> = match &request.engine {
+        Engine::Tract => Box::new(TractExecutor::new()),
+        Engine::OnnxRuntime(library) => match OrtExecutor::new(library) {
+            Ok(executor) => Box::new(executor),
+            Err(error) => return Verdict::Cannot(error.to_string()),
+        },
+    };
+    let specs = match ModelProto::decode(original) {
+        Ok(model) => input_specs(&model.graph.unwrap_or_default()),
+        Err(error) => Err(error.to_string()),
+    };
+    let specs = match specs {
+        Ok(specs) => specs,
+        Err(_) if !data.is_empty() => Vec::new(),
+        Err(reason) => return Verdict::Cannot(reason),
+    };
+    let judge = Judge { executor: &*executor, request, original, optimized };
+    if data.is_empty() { judge.on_random(&specs) } else { judge.on_data(data) }
+}
+
+struct Judge<'a> {
+    executor: &'a dyn Executor,
+    request: &'a Request,
+    original: &'a [u8],
+    optimized: &'a [u8],
+}
+
+impl Judge<'_> {
+    fn on_data(&self, data: &[InputSet]) -> Verdict {
+        let mut tally = Tally::default();
+        for set in data {
+            match self.executor.run(self.original, set) {
+                Ok(outputs) => {
+                    if let Err(verdict) = self.compare(&mut tally, set, &outputs) {
+                        return verdict;
+                    }
+                }
+                Err(error) => return Verdict::Cannot(error.to_string()),
+            }
+        }
+        self.conclude(tally)
+    }
+
+    /// As many seeds as asked, on two choices of sizes where sizes are open and the model runs with both.
+    fn on_random(&self, specs: &[InputSpec]) -> Verdict {
+        let begin = Instant::now();
+        let enough = Duration::from_secs(self.request.seconds) / 3;
+        let open = |spec: &InputSpec| {
+            spec.axes
+                .as_ref()
+                .is_none_or(|axes| axes.iter().any(|axis| !matches!(axis, super::inputs::Axis::Fixed(_))))
+        };
+        let open = specs.iter().any(open);
+        let plans = plans(specs);
+        let mut remaining = plans.iter();
+        let mut plan = remaining.next();
+        let mut working = None;
+        let mut reason: Option<String> = None;
+        let mut tally = Tally::default();
+        while tally.runs < self.request.seeds.max(1) && (tally.runs == 0 || begin.elapsed() < enough) {
+            let Some(current) = plan.or(working) else { break };
+            let seed = tally.runs as u64;
+            let made = generate(specs, current, seed, &self.request.sizes, &self.request.shapes);
+            let set = match made {
+                Ok(set) => set,
+                Err(reason) => return Verdict::Cannot(reason),
+            };
+            let ran = self.executor.run(self.original, &set);
+            let empty = |outputs: &[(String, Tensor)]| {
+                !outputs.is_empty() && outputs.iter().all(|(_, tensor)| tensor.is_empty())
+            };
+            match ran {
+                Err(EngineError::Unsupported { .. }) if working.is_none() => {
+                    return Verdict::Cannot(ran.err().map(|error| error.to_string()).unwrap_or_default());
+                }
+                Ok(outputs) if !(open && empty(&outputs)) => {
+                    if let Err(verdict) = self.compare(&mut tally, &set, &outputs) {
+                        return verdict;
+                    }
+                    working = Some(current);
+                    // Sizes that are open are tried twice; then, and where they are fixed, seeds alone change.
+                    plan = if open && tally.runs == 1 { remaining.next() } else { None };
+                }
+                // One choice that works is enough to go on with.
+                _ if working.is_some() && plan.is_none() => break,
+                Ok(_) => plan = if working.is_some() { None } else { remaining.next() },
+                Err(error) => {
+                    reason.get_or_insert_with(|| error.to_string());
+                    plan = if working.is_some() { None } else { remaining.next() };
+                }
+            }
+        }
+        if tally.runs == 0 {
+            return Verdict::Cannot(
+                reason.unwrap_or_else(|| "no sizes were found that it runs with".to_owned()),
+            );
+        }
+        self.conclude(tally)
+    }
+
+    fn compare(
+        &self,
+        tally: &mut Tally,
+        set: &InputSet,
+        expected: &[(String, Tensor)],
+    ) -> Result<(), Verdict> {
+        let found = match self.executor.run(self.optimized, set) {
+            Ok(found) => found,
+            Err(error @ EngineError::Unsupported { .. }) => return Err(Verdict::Cannot(error.to_string())),
+            Err(error) => return Err(Verdict::Broken(error.to_string())),
+        };
+        let names = |outputs: &[(String, Tensor)]| {
+            outputs.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>().join(", ")
+        };
+        if names(expected) != names(&found) {
+            return Err(Verdict::Broken(format!("outputs {} became {}", names(expected), names(&found))));
+        }
+        let reports = expected.iter().zip(&found);
+        let reports: Vec<OutputReport> =
+            reports.map(|((name, a), (_, b))| compare(name, a, b, self.request.tolerance)).collect();
+        tally.add(set, expected, reports);
+        Ok(())
+    }
+
+    fn conclude(&self, tally: Tally) -> Verdict {
+        let condition = tally.worst.and_then(|worst| self.condition(worst));
+        Verdict::Compared { outputs: tally.outputs, runs: tally.runs, condition }
+    }
+
+    /// Whether the original itself moves as much as the optimized model differs when its inputs are rounded.
+    fn condition(&self, worst: Worst) -> Option<String> {
+        let moved = self.executor.run(self.original, &perturbed(&worst.set)).ok()?;
+        let own = worst.expected.iter().zip(&moved).map(|((name, a), (_, b))| compare(name, a, b, None));
+        for (own, found) in own.zip(&worst.reports) {
+            let as_much = match (&own.mismatch, &found.mismatch) {
+                (Some(_), _) => true,
+                (None, Some(_)) => false,
+                (None, None) => 2.0 * own.max_relative_to_range >= found.max_relative_to_range,
+            };
+            if !found.within() && !as_much {
+                return None;
+            }
+        }
+        Some(
+            "ill-conditioned: outputs of the original move as much when its inputs change by rounding"
+                .to_owned(),
+        )
+    }
+}
+
+/// The comparison over all runs.
+#[derive(Default)]
+struct Tally {
+    runs: usize,
+    outputs: Vec<OutputReport>,
+    worst: Option<Worst>,
+}
+
+/// A run whose difference is past the tolerance.
+struct Worst {
+    set: InputSet,
+    expected: Vec<(String, Tensor)>,
+    reports: Vec<OutputReport>,
+}
+
+impl Tally {
+    fn add(&mut self, set: &InputSet, expected: &[(String, Tensor)], reports: Vec<OutputReport>) {
+        self.runs += 1;
+        if self.worst.is_none() && reports.iter().any(|report| !report.within()) {
+            self.worst =
+                Some(Worst { set: set.clone(), expected: expected.to_vec(), reports: reports.clone() });
+        }
+        if self.outputs.is_empty() {
+            self.outputs = reports;
+        } else {
+            for (total, report) in self.outputs.iter_mut().zip(reports) {
+                total.merge(report);
+            }
+        }
+    }
+}

@@ -1,0 +1,436 @@
+//! Whether the optimized model computes what the original does.
+//!
+//! Both run on the same inputs in a child process with limits. What cannot be run is said to be not verifiable, with
+//! the operator or the limit that stands in the way.
+
+mod bisect;
+mod child;
+pub mod compare;
+pub mod inputs;
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use onnx_opt_proto::{GraphProto, ModelProto, write_stream};
+use prost::Message as _;
+use serde::{Deserialize, Serialize};
+
+pub use bisect::bisect;
+pub use child::{Engine, SUBCOMMAND, child_main};
+use child::{Request, Verdict, encode_set};
+pub use compare::OutputReport;
+pub use inputs::InputSet;
+
+use crate::engine::OrtExecutor;
+
+/// Beyond these, tract would take more than about ten seconds: reading a model takes time by the square of its nodes.
+const TRACT_NODES: usize = 4_000;
+const TRACT_BYTES: usize = 300 << 20;
+/// onnxruntime reads models of a buffer up to the limit of protobuf.
+const ORT_BYTES: usize = 1_900 << 20;
+
+/// Which engines may run the models.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// tract, then onnxruntime for what tract cannot run, if its library is known.
+    #[default]
+    Auto,
+    /// tract alone.
+    Tract,
+    /// onnxruntime alone.
+    OnnxRuntime,
+}
+
+/// How to verify.
+#[derive(Clone, Debug)]
+pub struct VerifyOptions {
+    /// Engines.
+    pub engine: EngineChoice,
+    /// Path of the library of onnxruntime; else that of the environment variable `ORT_DYLIB_PATH`.
+    pub library: Option<PathBuf>,
+    /// Random input sets to compare on.
+    pub seeds: usize,
+    /// Input sets to compare on instead.
+    pub data: Vec<InputSet>,
+    /// Sizes by the name of the symbol.
+    pub sizes: BTreeMap<String, usize>,
+    /// Shapes by the name of the input.
+    pub shapes: BTreeMap<String, Vec<usize>>,
+    /// Largest difference relative to the range of an output; by element type where absent
+    /// (see [`compare::default_tolerance`]). Infinity measures without judging.
+    pub tolerance: Option<f64>,
+    /// Time for each engine.
+    pub time_limit: Duration,
+    /// Address space of the child in bytes, 0 for no limit.
+    pub memory_limit: u64,
+    /// Whether to try models, too, whose cost is predicted to be past [`VerifyOptions::time_limit`].
+    pub large: bool,
+    /// The program that runs as the child; the running one where absent.
+    pub program: Option<PathBuf>,
+}
+
+impl Default for VerifyOptions {
+    fn default() -> Self {
+        Self {
+            engine: EngineChoice::Auto,
+            library: None,
+            seeds: 2,
+            data: Vec::new(),
+            sizes: BTreeMap::new(),
+            shapes: BTreeMap::new(),
+            tolerance: None,
+            time_limit: Duration::from_secs(20),
+            memory_limit: 8 << 30,
+            large: false,
+            program: None,
+        }
+    }
+}
+
+/// The result of a verification.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "status")]
+pub enum Status {
+    /// All outputs agree within their tolerance.
+    Verified,
+    /// Nobody knows.
+    NotVerifiable {
+        /// Why.
+        reason: String,
+    },
+    /// The optimized model computes something else, or nothing.
+    Failed {
+        /// What differs.
+        reason: String,
+    },
+}
+
+/// What a verification found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VerifyReport {
+    /// The result.
+    #[serde(flatten)]
+    pub status: Status,
+    /// Differences by output, in the order of the model; empty where nothing was compared.
+    pub outputs: Vec<OutputReport>,
+    /// The engine that ran the models; empty where none did.
+    pub engine: String,
+    /// Input sets compared on.
+    pub runs: usize,
+    /// Seconds of wall time.
+    pub seconds: f64,
+}
+
+/// Compares two models. Their tensors must hold their data themselves (as an exported model does), not in other
+/// files. Never fails: trouble of any kind is [`Status::NotVerifiable`].
+pub fn verify(original: &ModelProto, optimized: &ModelProto, options: &VerifyOptions) -> VerifyReport {
+    let begin = Instant::now();
+    let mut report = VerifyReport {
+        status: Status::Verified,
+        outputs: vec![],
+        engine: String::new(),
+        runs: 0,
+        seconds: 0.0,
+    };
+    if original != optimized {
+        match attempt(original, optimized, options, &mut report) {
+            Ok(status) => report.status = status,
+            Err(error) => report.status = Status::NotVerifiable { reason: format!("{error:#}") },
+        }
+    }
+    report.seconds = begin.elapsed().as_secs_f64();
+    report
+}
+
+fn attempt(
+    original: &ModelProto,
+    optimized: &ModelProto,
+    options: &VerifyOptions,
+    report: &mut VerifyReport,
+) -> anyhow::Result<Status> {
+    let (engines, mut reasons) = engines(original, optimized, options);
+    if engines.is_empty() {
+        return Ok(Status::NotVerifiable { reason: reasons.join("; ") });
+    }
+    let folder = tempfile::Builder::new().prefix("onnx-opt-").tempdir()?;
+    let mut request = Request {
+        original: folder.path().join("original.onnx"),
+        optimized: folder.path().join("optimized.onnx"),
+        data: Vec::new(),
+        answer: folder.path().join("answer.json"),
+        engine: Engine::Tract,
+        seeds: options.seeds,
+        sizes: options.sizes.clone(),
+        shapes: options.shapes.clone(),
+        tolerance: options.tolerance.map(|tolerance| tolerance.min(f64::MAX)),
+        seconds: options.time_limit.as_secs().max(1),
+        memory: options.memory_limit,
+    };
+    for (model, path) in [(original, &request.original), (optimized, &request.optimized)] {
+        let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
+        write_stream(model, &mut file)?;
+        file.flush()?;
+    }
+    for (index, set) in options.data.iter().enumerate() {
+        let path = folder.path().join(format!("data_{index}.pb"));
+        std::fs::write(&path, encode_set(set))?;
+        request.data.push(path);
+    }
+    let mut broken = None;
+    for engine in engines {
+        request.engine = engine;
+        let name = match request.engine {
+            Engine::Tract => "tract",
+            Engine::OnnxRuntime(_) => "onnxruntime",
+        };
+        match ask(&request, options)? {
+            Verdict::Compared { outputs, runs, condition } => {
+                report.outputs = outputs;
+                report.engine = name.to_owned();
+                report.runs = runs;
+                return Ok(status_of(&report.outputs, condition));
+            }
+            Verdict::Cannot(reason) => reasons.push(reason),
+            Verdict::Broken(reason) => {
+                broken.get_or_insert((name, reason));
+            }
+        }
+    }
+    Ok(match broken {
+        Some((name, reason)) => {
+            report.engine = name.to_owned();
+            Status::Failed { reason: format!("the original runs, the optimized model does not: {reason}") }
+        }
+        None => Status::NotVerifiable { reason: reasons.join("; ") },
+    })
+}
+
+fn status_of(outputs: &[OutputReport], condition: Option<String>) -> Status {
+    let Some(worst) = outputs
+        .iter()
+        .filter(|output| !output.within())
+        .max_by(|a, b| a.max_relative_to_range.total_cmp(&b.max_relative_to_range))
+    else {
+        return Status::Verified;
+    };
+    if let Some(reason) = condition {
+        return Status::NotVerifiable { reason };
+    }
+    let difference = match &worst.mismatch {
+        Some(mismatch) => mismatch.clone(),
+        None => format!(
+            "differs by {:.3e}, {:.3e} of its range (tolerance {:.0e})",
+            worst.max_abs, worst.max_relative_to_range, worst.tolerance
+        ),
+    };
+    Status::Failed { reason: format!("output `{}`: {difference}", worst.name) }
+}
+
+/// The engines to try in order, and why others are not tried.
+fn engines(
+    original: &ModelProto,
+    optimized: &ModelProto,
+    options: &VerifyOptions,
+) -> (Vec<Engine>, Vec<String>) {
+    let library = OrtExecutor::library(options.library.as_deref());
+    let (mut engines, mut reasons) = (Vec::new(), Vec::new());
+    let nodes = node_count(original).max(node_count(optimized));
+    let bytes = original.encoded_len().max(optimized.encoded_len());
+    let too_large = |engine: &str| {
+        let (megabytes, seconds) = (bytes >> 20, options.time_limit.as_secs());
+        format!("too large for {engine} to verify within {seconds} s ({nodes} nodes, {megabytes} MiB)")
+    };
+    if options.engine != EngineChoice::OnnxRuntime {
+        if options.large || (nodes <= TRACT_NODES && bytes <= TRACT_BYTES) {
+            engines.push(Engine::Tract);
+        } else {
+            reasons.push(too_large("tract"));
+        }
+    }
+    if options.engine != EngineChoice::Tract {
+        match library {
+            Some(library) if bytes <= ORT_BYTES => engines.push(Engine::OnnxRuntime(library)),
+            Some(_) => reasons.push(too_large("onnxruntime")),
+            None if options.engine == EngineChoice::OnnxRuntime => {
+                reasons.push("the path of the library of onnxruntime is not known".to_owned());
+            }
+            None => {}
+        }
+    }
+    (engines, reasons)
+}
+
+/// Nodes of a model, bodies included.
+fn node_count(model: &ModelProto) -> usize {
+    fn nodes(graph: &GraphProto) -> usize {
+        let bodies = graph.node.iter().flat_map(|node| &node.attribute);
+        let bodies = bodies.flat_map(|attribute| attribute.g.as_deref().into_iter().chain(&attribute.graphs));
+        graph.node.len() + bodies.map(nodes).sum::<usize>()
+    }
+    model.graph.as_ref().map_or(0, nodes)
+}
+
+/// Runs the judge in a process of its own.
+fn ask(request: &Request, options: &VerifyOptions) -> anyhow::Result<Verdict> {
+    let program = match &options.program {
+        Some(program) => program.clone(),
+        None => std::env::current_exe()?,
+    };
+    let mut child = Command::new(program)
+        .arg(SUBCOMMAND)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let _ = std::fs::remove_file(&request.answer);
+    let text = serde_json::to_vec(request)?;
+    if let Some(mut input) = child.stdin.take() {
+        // A child that ended early closed its end; its exit says why.
+        let _ = input.write_all(&text);
+    }
+    let begin = Instant::now();
+    let limit = options.time_limit.max(Duration::from_secs(1));
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if begin.elapsed() > limit {
+            child.kill()?;
+            child.wait()?;
+            return Ok(Verdict::Cannot(format!("no result within {} s", limit.as_secs())));
+        }
+        std::thread::sleep(Duration::from_millis(3));
+    };
+    Ok(answer(&request.answer, status))
+}
+
+fn answer(path: &Path, status: ExitStatus) -> Verdict {
+    let text = std::fs::read(path).ok().filter(|_| status.success());
+    match text.and_then(|text| serde_json::from_slice(&text).ok()) {
+        Some(verdict) => verdict,
+        None => Verdict::Cannot(format!("the engine crashed or ran out of memory ({status})")),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use onnx_opt_ir::{Context, Dim, ElementType, Graph, Model, NewNode, Tensor, Type, export};
+    use onnx_opt_proto::{OperatorSetIdProto, encode};
+
+    use super::*;
+
+    /// `y = x · factor` with an open size.
+    fn model(factor: f32, op_type: &str) -> ModelProto {
+        let mut graph = Graph::new(Context::with_opset(17));
+        let x = graph.add_input("x", Type::tensor(ElementType::Float, [Dim::symbol("N"), Dim::fixed(3)]));
+        let factor = graph.add_constant(Tensor::from_f32(&[], &[factor]).unwrap());
+        let node = graph.add_node(NewNode::new(op_type, [x, factor])).unwrap();
+        let output = graph.node(node).output(0).unwrap();
+        graph.add_output("y", output).unwrap();
+        let rest = ModelProto {
+            ir_version: Some(10),
+            opset_import: vec![OperatorSetIdProto { domain: None, version: Some(17) }],
+            ..ModelProto::default()
+        };
+        export(&Model { graph, rest, notes: vec![] })
+    }
+
+    fn request() -> Request {
+        Request {
+            original: PathBuf::new(),
+            optimized: PathBuf::new(),
+            data: vec![],
+            answer: PathBuf::new(),
+            engine: Engine::Tract,
+            seeds: 3,
+            sizes: BTreeMap::new(),
+            shapes: BTreeMap::new(),
+            tolerance: None,
+            seconds: 60,
+            memory: 0,
+        }
+    }
+
+    fn verdict(a: &ModelProto, b: &ModelProto, data: &[InputSet]) -> Verdict {
+        child::judge(&request(), &encode(a), &encode(b), data)
+    }
+
+    fn judged(a: &ModelProto, b: &ModelProto) -> Status {
+        match verdict(a, b, &[]) {
+            Verdict::Compared { outputs, condition, runs: 3 } => status_of(&outputs, condition),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn equal_up_to_rounding_or_not() {
+        assert_eq!(judged(&model(2.0, "Mul"), &model(0.5, "Div")), Status::Verified);
+        assert_eq!(judged(&model(2.0, "Mul"), &model(2.0001, "Mul")), Status::Verified);
+        let wrong = judged(&model(2.0, "Mul"), &model(2.1, "Mul"));
+        assert!(matches!(&wrong, Status::Failed { reason } if reason.contains("`y`")), "{wrong:?}");
+    }
+
+    #[test]
+    fn the_users_data_is_used() {
+        let set = vec![("x".to_owned(), Tensor::from_f32(&[1, 3], &[0.0, 0.0, 0.0]).unwrap())];
+        // On zeros nothing differs, whatever the factor.
+        let Verdict::Compared { outputs, runs: 1, .. } =
+            verdict(&model(2.0, "Mul"), &model(3.0, "Mul"), &[set])
+        else {
+            panic!("not compared")
+        };
+        assert!(outputs[0].within());
+    }
+
+    #[test]
+    fn ill_conditioned_is_no_failure() {
+        // Sin of numbers of size 1e7 turns rounding of x into noise.
+        let chaotic = |factor: f32| {
+            let mut proto = model(factor, "Mul");
+            let graph = proto.graph.as_mut().unwrap();
+            graph.node[0].output[0] = "t".into();
+            let mut sine = graph.node[0].clone();
+            (sine.op_type, sine.input, sine.output) =
+                (Some("Sin".into()), vec!["t".into()], vec!["y".into()]);
+            graph.node.push(sine);
+            proto
+        };
+        let status = judged(&chaotic(1e7), &chaotic(1.000_001e7));
+        assert!(
+            matches!(&status, Status::NotVerifiable { reason } if reason.contains("ill-cond")),
+            "{status:?}"
+        );
+    }
+
+    #[test]
+    fn what_tract_lacks_is_named() {
+        let mut other = model(2.0, "Mul");
+        other.graph.as_mut().unwrap().node[0].op_type = Some("Bernoulli".into());
+        other.graph.as_mut().unwrap().node[0].input.pop();
+        let verdict = verdict(&other, &other, &[]);
+        assert!(matches!(&verdict, Verdict::Cannot(reason) if reason.contains("Bernoulli")), "{verdict:?}");
+    }
+
+    #[test]
+    fn a_model_that_breaks_is_told_from_one_that_is_unknown() {
+        let mut broken = model(2.0, "Mul");
+        let tensor = &mut broken.graph.as_mut().unwrap().initializer[0];
+        (tensor.dims, tensor.raw_data) = (vec![2], Some(vec![0; 8].into()));
+        let verdict = verdict(&model(2.0, "Mul"), &broken, &[]);
+        assert!(matches!(verdict, Verdict::Broken(_)), "{verdict:?}");
+    }
+
+    #[test]
+    fn cost_is_predicted() {
+        let mut large = model(2.0, "Mul");
+        let graph = large.graph.as_mut().unwrap();
+        graph.node = vec![graph.node[0].clone(); TRACT_NODES + 1];
+        let options = VerifyOptions { engine: EngineChoice::Tract, ..VerifyOptions::default() };
+        let (engines, reasons) = engines(&large, &large, &options);
+        assert!(engines.is_empty() && reasons[0].contains("4001 nodes"), "{reasons:?}");
+    }
+}
