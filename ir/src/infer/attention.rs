@@ -103,3 +103,28 @@ fn linear_attention(cx: &Inference<'_>) -> Answer {
     let state_element = if cx.input(3).is_some() { cx.element(3) } else { None };
     Ok(Facts::from_iter([Fact::ranked(cx.element(0), result), Fact::ranked(state_element, state)]))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use crate::infer::testing::{Operand, shaped, types};
+    use crate::types::ElementType::Float;
+
+    #[test]
+    fn heads_in_both_forms() {
+        let wide = vec![shaped(Float, "B S 32"), shaped(Float, "B T 16"), shaped(Float, "B T 24")];
+        let heads = [("q_num_heads", 4.into()), ("kv_num_heads", 2.into())];
+        assert_eq!(types(23, "Attention", wide, &heads, 1).unwrap(), ["float[B, S, 48]"]);
+        let split = vec![
+            shaped(Float, "B 4 S 8"),
+            shaped(Float, "B 2 T 8"),
+            shaped(Float, "B 2 T 6"),
+            Operand::Absent,
+            shaped(Float, "B 2 P 8"),
+            shaped(Float, "B 2 P 6"),
+        ];
+        let expected =
+            ["float[B, 4, S, 6]", "float[B, 2, P + T, 8]", "float[B, 2, P + T, 6]", "float[B, 4, S, P + T]"];
+        assert_eq!(types(23, "Attention", split, &[], 4).unwrap(), expected);
+    }
+}

@@ -267,3 +267,121 @@ fn sequence_map(cx: &Inference<'_>) -> Answer {
     };
     Ok((0..cx.output_count()).map(fact).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::graph::{Context, NewNode};
+    use crate::tensor::Tensor;
+
+    fn float(shape: &str) -> Type {
+        Type::tensor(ElementType::Float, crate::infer::testing::dims(shape))
+    }
+
+    /// A body that gives its formal inputs to `build`, which tells the outputs.
+    fn body(
+        context: &Context,
+        formals: usize,
+        build: impl Fn(&mut Graph, &[ValueId]) -> Vec<ValueId>,
+    ) -> Graph {
+        let mut body = Graph::new(context.clone());
+        // The declared size is wrong on purpose.
+        let inputs: Vec<ValueId> =
+            (0..formals).map(|index| body.add_input(&format!("in{index}"), float("7"))).collect();
+        for (index, output) in build(&mut body, &inputs).into_iter().enumerate() {
+            body.add_output(&format!("out{index}"), output).unwrap();
+        }
+        body
+    }
+
+    fn apply(graph: &mut Graph, op_type: &str, operands: &[ValueId]) -> ValueId {
+        let node = graph.add_node(NewNode::new(op_type, operands.iter().copied())).unwrap();
+        graph.node(node).output(0).unwrap()
+    }
+
+    fn results(graph: &mut Graph, new: NewNode, outputs: usize) -> Vec<String> {
+        let node = graph.add_node(NewNode { outputs, ..new }).unwrap();
+        let outputs = graph.node(node).outputs().to_vec();
+        outputs.iter().flatten().map(|&id| graph.ty(id).map_or("?".into(), Type::to_string)).collect()
+    }
+
+    #[test]
+    fn branches_join() {
+        let context = Context::with_opset(21);
+        let constant = |shape: &[usize]| {
+            let tensor = Tensor::from_f32(shape, &vec![0.0; shape.iter().product()]).unwrap();
+            body(&context, 0, move |body, _| vec![body.add_constant(tensor.clone())])
+        };
+        let mut graph = Graph::new(context.clone());
+        let condition = graph.add_input("condition", Type::tensor(ElementType::Bool, []));
+        let always = graph.add_constant(Tensor::from_integers(ElementType::Bool, &[], &[1]).unwrap());
+        let joined = |graph: &mut Graph, condition, other: &[usize]| {
+            let new = NewNode::new("If", [condition])
+                .with("then_branch", constant(&[2, 3]))
+                .with("else_branch", constant(other));
+            results(graph, new, 1).remove(0)
+        };
+        assert_eq!(joined(&mut graph, condition, &[2, 3]), "float[2, 3]");
+        assert_eq!(joined(&mut graph, condition, &[3]), "float[...]");
+        assert_eq!(joined(&mut graph, always, &[3]), "float[2, 3]");
+        let partly = joined(&mut graph, condition, &[2, 1]);
+        assert!(partly.starts_with("float[2, ?"), "{partly}");
+    }
+
+    /// One state keeps its size, one gets another from the first each time, and one grows in rank.
+    #[test]
+    fn loop_states_settle() {
+        let context = Context::with_opset(21);
+        let body = body(&context, 5, |body, formals| {
+            let kept = apply(body, "Relu", &formals[2..3]);
+            let changed = apply(body, "MatMul", &[formals[3], formals[2]]);
+            let axes = body.add_constant(Tensor::vector_i64(&[0]));
+            let grown = apply(body, "ReduceSum", &[formals[4], axes]);
+            vec![formals[1], kept, changed, grown, kept, changed]
+        });
+        let mut graph = Graph::new(context);
+        let count = graph.add_constant(Tensor::from_i64(&[], &[5]).unwrap());
+        let always = graph.add_constant(Tensor::from_integers(ElementType::Bool, &[], &[1]).unwrap());
+        let kept = graph.add_input("kept", float("K K"));
+        let changed = graph.add_input("changed", float("N K"));
+        let reduced = graph.add_input("reduced", float("3 N"));
+        let new = NewNode::new("Loop", [count, always, kept, changed, reduced]).with("body", body);
+        let types = results(&mut graph, new, 5);
+        assert_eq!(types[..2], ["float[K, K]", "float[N, K]"]);
+        assert!(types[2].starts_with("float[?") && types[2].ends_with(", N]"), "{}", types[2]);
+        assert_eq!(types[3..], ["float[5, K, K]", "float[5, N, K]"]);
+    }
+
+    #[test]
+    fn scan_slices_and_stacks() {
+        let context = Context::with_opset(21);
+        let body = body(&context, 2, |body, formals| {
+            let sum = apply(body, "Add", formals);
+            vec![sum, sum]
+        });
+        let mut graph = Graph::new(context);
+        let state = graph.add_input("state", float("F"));
+        let scanned = graph.add_input("scanned", float("F T"));
+        let new = NewNode::new("Scan", [state, scanned])
+            .with("body", body)
+            .with("num_scan_inputs", 1)
+            .with("scan_input_axes", vec![-1])
+            .with("scan_output_axes", vec![1]);
+        assert_eq!(results(&mut graph, new, 2), ["float[F]", "float[F, T]"]);
+    }
+
+    #[test]
+    fn refining_an_input_reaches_all() {
+        let mut graph = Graph::new(Context::with_opset(21));
+        let a = graph.add_input("a", float("N 4"));
+        let b = graph.add_input("b", float("4 N"));
+        let product = apply(&mut graph, "MatMul", &[a, b]);
+        assert_eq!(graph.ty(product).unwrap().to_string(), "float[N, N]");
+        assert!(graph.set_input_type(0, float("2 4")).unwrap().is_empty());
+        assert_eq!(graph.ty(product).unwrap().to_string(), "float[2, 2]");
+        assert_eq!(graph.ty(b).unwrap().to_string(), "float[4, 2]");
+        assert!(graph.set_input_type(0, float("2 5")).is_err());
+        assert!(graph.set_input_type(2, float("2 5")).is_err());
+    }
+}

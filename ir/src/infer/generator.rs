@@ -205,3 +205,29 @@ fn loss(cx: &Inference<'_>) -> Answer {
         Fact::ranked(cx.element(0), cx.shape(0).map(Shape::from)),
     ]))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::infer::testing::{int64, ints, shaped, ty};
+
+    #[test]
+    fn spectra() {
+        let signal = || shaped(ElementType::Float, "B L 1");
+        let frames =
+            |length: &[i64]| vec![signal(), ints(&[4]), shaped(ElementType::Float, "16"), ints(length)];
+        let expected = "float[B, floor(L/4) - 3, 9, 2]";
+        assert_eq!(ty(17, "STFT", frames(&[16]), &[]).unwrap(), expected);
+        let one_sided = [("onesided", 1.into())];
+        assert_eq!(ty(17, "DFT", vec![signal()], &one_sided).unwrap(), "float[B, floor(L/2) + 1, 2]");
+        assert_eq!(ty(20, "DFT", vec![signal(), int64("10")], &one_sided).unwrap(), "float[B, 6, 2]");
+    }
+
+    #[test]
+    fn impossible_sizes_are_refused() {
+        let shaped = |shape: &[i64]| ty(22, "RandomNormal", vec![], &[("shape", shape.into())]);
+        assert_eq!(shaped(&[2, 3]).unwrap(), "float[2, 3]");
+        assert!(shaped(&[2, -3]).is_err());
+    }
+}

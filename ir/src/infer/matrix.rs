@@ -1,5 +1,7 @@
 //! Products of matrices.
 
+use std::collections::BTreeMap;
+
 use smallvec::SmallVec;
 
 use super::{Fact, Facts, Inference, InferenceError, Rule};
@@ -146,10 +148,13 @@ fn einsum(cx: &Inference<'_>) -> Answer {
             None => return Err(cx.error(format!("equation `{equation}` cannot be read"))),
         },
         None => {
-            let all: Vec<char> = terms.iter().flat_map(|term| term.labels.iter().copied()).collect();
-            let once = |label: &char| all.iter().filter(|other| *other == label).count() == 1;
-            let mut labels: SmallVec<[char; 8]> = all.iter().copied().filter(once).collect();
-            labels.sort_unstable();
+            let mut counts = BTreeMap::new();
+            terms
+                .iter()
+                .flat_map(|term| &term.labels)
+                .for_each(|&label| *counts.entry(label).or_insert(0u64) += 1);
+            let labels =
+                counts.into_iter().filter(|&(_, count)| count == 1).map(|(label, _)| label).collect();
             Term { labels, ellipsis: terms.iter().any(|term| term.ellipsis.is_some()).then_some(0) }
         }
     };
@@ -172,5 +177,49 @@ fn determinant(cx: &Inference<'_>) -> Answer {
             cx.one(Fact::tensor(cx.element(0), batch.iter().cloned()))
         }
         _ => Err(cx.error("the operand is no square matrix")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::infer::testing::{shaped, ty};
+
+    fn product(op_type: &str, operands: &[&str], equation: Option<&str>) -> Result<String, String> {
+        let operands = operands.iter().map(|shape| shaped(ElementType::Float, shape)).collect();
+        let attributes: Vec<_> = equation.map(|equation| ("equation", equation.into())).into_iter().collect();
+        ty(17, op_type, operands, &attributes).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn matrix_products() {
+        for (a, b, expected) in [
+            ("N 4", "4 5", "float[N, 5]"),
+            ("4", "4", "float[]"),
+            ("4", "B 4 5", "float[B, 5]"),
+            ("B 3 4", "4", "float[B, 3]"),
+            ("B 1 3 4", "H 4 5", "float[B, H, 3, 5]"),
+        ] {
+            assert_eq!(product("MatMul", &[a, b], None).unwrap(), expected);
+        }
+        assert!(product("MatMul", &["2 3", "4 5"], None).unwrap_err().contains("3 and 4"));
+        assert!(product("MatMul", &["", "4 5"], None).is_err());
+    }
+
+    #[test]
+    fn equations() {
+        for (equation, operands, expected) in [
+            ("bij,bjk->bik", &["B 2 3", "B 3 4"][..], "float[B, 2, 4]"),
+            ("ij,jk", &["2 3", "3 4"], "float[2, 4]"),
+            ("...ij->...ji", &["A B 2 3"], "float[A, B, 3, 2]"),
+            ("i...,i...", &["3 N", "3 1"], "float[N]"),
+            ("ba", &["2 3"], "float[3, 2]"),
+            ("ii->i", &["N N"], "float[N]"),
+        ] {
+            assert_eq!(product("Einsum", operands, Some(equation)).unwrap(), expected, "{equation}");
+        }
+        assert!(product("Einsum", &["2 3", "4 5"], Some("ij,jk")).is_err());
+        assert!(product("Einsum", &["2 3"], Some("i$")).is_err());
     }
 }

@@ -129,7 +129,15 @@ pub fn infer(graph: &Graph, node: NodeId) -> Result<Facts, InferenceError> {
         return Ok(Facts::new());
     }
     match FAMILIES.iter().find_map(|family| family(current.op_type())) {
-        Some(rule) => rule(&Inference::new(graph, current)),
+        Some(rule) => {
+            let inference = Inference::new(graph, current);
+            let facts = rule(&inference)?;
+            let sizes = facts.iter().filter_map(|fact| fact.ty.as_ref()?.shape()).flatten();
+            match sizes.filter_map(Dim::as_fixed).find(|&size| size < 0) {
+                Some(size) => Err(inference.error(format!("a result of size {size}"))),
+                None => Ok(facts),
+            }
+        }
         None => Ok(Facts::new()),
     }
 }

@@ -70,3 +70,24 @@ fn layer(cx: &Inference<'_>) -> Answer {
     facts.push(Fact::ranked(element, shape));
     Ok(facts)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use crate::infer::testing::{shaped, types};
+    use crate::types::ElementType::{Float, Float16};
+
+    #[test]
+    fn statistics() {
+        let input = || vec![shaped(Float16, "N T 8"), shaped(Float16, "8")];
+        let layer = types(17, "LayerNormalization", input(), &[], 3).unwrap();
+        assert_eq!(layer, ["float16[N, T, 8]", "float[N, T, 1]", "float[N, T, 1]"]);
+        let batch = |channels: &str| {
+            let mut operands = vec![shaped(Float, "N 8 H W")];
+            operands.extend((0..4).map(|_| shaped(Float, channels)));
+            types(15, "BatchNormalization", operands, &[("training_mode", 1.into())], 3)
+        };
+        assert_eq!(batch("8").unwrap(), ["float[N, 8, H, W]", "float[8]", "float[8]"]);
+        assert!(batch("4").is_err());
+    }
+}

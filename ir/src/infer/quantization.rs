@@ -45,3 +45,24 @@ fn dynamic_quantize(cx: &Inference<'_>) -> Answer {
         Fact::tensor(Some(ElementType::Uint8), []),
     ]))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::infer::testing::{shaped, ty};
+
+    #[test]
+    fn element_types() {
+        let quantized = |zero_point: Option<ElementType>, output: Option<i64>| {
+            let mut operands = vec![shaped(ElementType::Float, "N 4"), shaped(ElementType::Float, "")];
+            operands.extend(zero_point.map(|element| shaped(element, "")));
+            let attributes: Vec<_> = output.map(|code| ("output_dtype", code.into())).into_iter().collect();
+            ty(21, "QuantizeLinear", operands, &attributes).unwrap()
+        };
+        assert_eq!(quantized(None, None), "uint8[N, 4]");
+        assert_eq!(quantized(Some(ElementType::Int8), None), "int8[N, 4]");
+        assert_eq!(quantized(None, Some(22)), "int4[N, 4]");
+        assert_eq!(quantized(None, Some(99)), "?");
+    }
+}

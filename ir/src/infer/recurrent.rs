@@ -32,3 +32,21 @@ fn recurrent(cx: &Inference<'_>) -> Result<Facts, InferenceError> {
     let last = Fact::tensor(cx.element(0), last);
     Ok(Facts::from_iter([Fact::tensor(cx.element(0), all), last.clone(), last]))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use crate::infer::testing::{shaped, types};
+    use crate::types::ElementType::Float;
+
+    #[test]
+    fn layouts() {
+        let lstm = |attributes: &[_]| {
+            let operands = vec![shaped(Float, "T N 8"), shaped(Float, "D 64 8"), shaped(Float, "D 64 16")];
+            types(14, "LSTM", operands, attributes, 3).unwrap()
+        };
+        assert_eq!(lstm(&[]), ["float[T, 1, N, 16]", "float[1, N, 16]", "float[1, N, 16]"]);
+        let both = lstm(&[("direction", "bidirectional".into()), ("layout", 1.into())]);
+        assert_eq!(both, ["float[T, N, 2, 16]", "float[T, 2, 16]", "float[T, 2, 16]"]);
+    }
+}

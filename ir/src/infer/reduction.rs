@@ -86,3 +86,38 @@ fn fold(cx: &Inference<'_>) -> Option<Vec<Dim>> {
     };
     Some(vec![result])
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use crate::attributes::AttributeValue;
+    use crate::infer::testing::{Operand, elements, int64, ints, shaped, ty};
+    use crate::types::ElementType;
+
+    fn sum(opset: i64, axes: Option<Operand>, attributes: &[(&str, AttributeValue)]) -> String {
+        let operands = [shaped(ElementType::Float, "N 3 4")].into_iter().chain(axes).collect();
+        ty(opset, "ReduceSum", operands, attributes).unwrap()
+    }
+
+    #[test]
+    fn axes() {
+        let drop = ("keepdims", 0.into());
+        let none = ("noop_with_empty_axes", 1.into());
+        assert_eq!(sum(11, None, &[("axes", vec![1, -1].into())]), "float[N, 1, 1]");
+        assert_eq!(sum(13, Some(ints(&[0])), std::slice::from_ref(&drop)), "float[3, 4]");
+        assert_eq!(sum(13, None, std::slice::from_ref(&drop)), "float[]");
+        assert_eq!(sum(13, None, std::slice::from_ref(&none)), "float[N, 3, 4]");
+        let unknown = || shaped(ElementType::Int64, "1");
+        assert_eq!(sum(13, Some(unknown()), &[]).matches('?').count(), 3);
+        assert_eq!(sum(13, Some(unknown()), &[drop]).matches('?').count(), 2);
+    }
+
+    #[test]
+    fn shapes() {
+        let reduced = |op_type: &str| elements(13, op_type, vec![int64("N 3 2")], &[]).unwrap();
+        assert_eq!(reduced("ReduceProd").as_deref(), Some("6*N"));
+        assert_eq!(reduced("ReduceSum").as_deref(), Some("N + 5"));
+        assert_eq!(reduced("ReduceMax").as_deref(), Some("max(N, 3)"));
+        assert_eq!(reduced("ReduceL2"), None);
+    }
+}

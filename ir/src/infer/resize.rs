@@ -133,3 +133,28 @@ fn affine_grid(cx: &Inference<'_>) -> Answer {
     };
     cx.one(Fact::ranked(cx.element(0), shape))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use crate::infer::testing::{Operand, constant, int64, ints, shaped, ty};
+    use crate::tensor::Tensor;
+    use crate::types::ElementType;
+
+    #[test]
+    fn scales_and_sizes() {
+        let input = || shaped(ElementType::Float, "N 3 H 9");
+        let resize = |operands| ty(19, "Resize", operands, &[]).map_err(|error| error.to_string());
+        let scales = |scales: &[f32]| constant(Tensor::from_f32(&[scales.len()], scales).unwrap());
+        let by = |factors: &[f32]| resize(vec![input(), Operand::Absent, scales(factors)]);
+        assert_eq!(by(&[1.0, 1.0, 2.0, 0.5]).unwrap(), "float[N, 3, 2*H, 4]");
+        assert_eq!(by(&[1.0, 1.0, 0.5, 1.5]).unwrap(), "float[N, 3, floor(H/2), 13]");
+        assert!(by(&[1.0, 1.0, 0.3, 1.0]).unwrap().contains('?'));
+        assert!(by(&[1.0, 2.0]).is_err());
+        let to = vec![input(), Operand::Absent, Operand::Absent, int64("N 3 20 W")];
+        assert_eq!(resize(to).unwrap(), "float[N, 3, 20, W]");
+        // Before version 13 an empty tensor stood for scales left out.
+        let old = vec![input(), scales(&[]), scales(&[]), ints(&[1, 3, 8, 8])];
+        assert_eq!(ty(11, "Resize", old, &[]).unwrap(), "float[1, 3, 8, 8]");
+    }
+}

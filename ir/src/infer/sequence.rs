@@ -126,3 +126,36 @@ fn get_element(cx: &Inference<'_>) -> Answer {
     };
     cx.one(Fact { ty, elements: None })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::infer::testing::{ints, shaped, ty};
+
+    #[test]
+    fn members_share_what_they_have_in_common() {
+        let float = |shape: &str| shaped(ElementType::Float, shape);
+        let made = ty(17, "SequenceConstruct", vec![float("N 3"), float("N 4")], &[]).unwrap();
+        assert!(made.starts_with("seq(float[N, ?"), "{made}");
+        let split = |sizes: &[i64]| {
+            ty(17, "SplitToSequence", vec![float("6 N"), ints(sizes)], &[("axis", 0.into())]).unwrap()
+        };
+        assert_eq!(split(&[3, 3]), "seq(float[3, N])");
+        assert!(split(&[2, 4]).starts_with("seq(float[?"));
+        let single = ty(17, "SplitToSequence", vec![float("6 N")], &[("keepdims", 0.into())]).unwrap();
+        assert_eq!(single, "seq(float[N])");
+    }
+
+    /// Two members of a sequence may differ in a size that is not known.
+    #[test]
+    fn unknown_sizes_of_members_differ() {
+        let sequence = || {
+            let member = Type::tensor(ElementType::Float, [Dim::anonymous(900), Dim::fixed(3)]);
+            Type::Sequence(Some(Box::new(member))).into()
+        };
+        let position = shaped(ElementType::Int64, "");
+        let taken = ty(17, "SequenceAt", vec![sequence(), position], &[]).unwrap();
+        assert!(taken.ends_with(", 3]") && !taken.contains("?900"), "{taken}");
+    }
+}
