@@ -228,7 +228,7 @@ fn scan(cx: &Inference<'_>) -> Answer {
     };
     let outer = outer_symbols(cx);
     let scanned = layout.first + layout.states..cx.input_count();
-    let sizes = scanned.clone().enumerate().filter_map(|(index, operand)| {
+    let sizes = scanned.enumerate().filter_map(|(index, operand)| {
         let shape = cx.shape(operand)?;
         shape.get(layout.axis(cx.node(), "scan_input_axes", index, shape.len())?)
     });

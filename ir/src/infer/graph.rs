@@ -57,13 +57,16 @@ pub(crate) fn infer_bodies(graph: &mut Graph, node: NodeId, depth: usize) -> Vec
     errors
 }
 
+/// The types of the outputs of a body after it was inferred, and what contradicts itself in it.
+type Round = (Vec<Option<Type>>, Vec<InferenceError>);
+
 /// Infers a body by `infer` until what its formal inputs are said to be holds in every iteration: a size of a state
 /// that the body changes becomes a symbol of its own.
 fn settle(
     context: &Context,
     mut formals: Formals,
     depth: usize,
-    infer: &mut dyn FnMut(&[Option<Type>]) -> (Vec<Option<Type>>, Vec<InferenceError>),
+    infer: &mut dyn FnMut(&[Option<Type>]) -> Round,
 ) -> Vec<InferenceError> {
     let mut initial = BTreeSet::new();
     for ty in formals.types.iter().flatten() {
