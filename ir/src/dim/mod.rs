@@ -139,7 +139,7 @@ impl Dim {
     /// contradict each other.
     ///
     /// Equal sizes keep it, 1 yields to the other, and beside any other integer a symbolic size must be 1 or
-    /// equal to it.
+    /// equal to it. Of two symbolic sizes one may be certain to cover the other: `N` covers `min(N, 512)`.
     pub fn broadcast(&self, other: &Dim) -> Option<Dim> {
         if self == other {
             return Some(self.clone());
@@ -148,8 +148,16 @@ impl Dim {
             (Some(1), _) => Some(other.clone()),
             (_, Some(1)) => Some(self.clone()),
             (Some(size), None) | (None, Some(size)) if size >= 0 => Some(Dim::fixed(size)),
+            (None, None) if self.covers(other) => Some(self.clone()),
+            (None, None) if other.covers(self) => Some(other.clone()),
             _ => None,
         }
+    }
+
+    /// Whether `other`, broadcast with `self`, gives `self` if it gives anything: it is never greater, and not 0
+    /// where `self` is 1.
+    fn covers(&self, other: &Dim) -> bool {
+        self.proves_ge(other) && other.proves_ge(&Dim::min(self, &Dim::fixed(1)))
     }
 
     /// The expression with each symbol replaced by what `f` gives for it; a symbol stays where `f` gives none.
