@@ -148,8 +148,8 @@ fn broadcasts() {
     assert_eq!(fixed(0).broadcast(&n), Some(fixed(0)));
     assert_eq!(fixed(0).broadcast(&fixed(1)), Some(fixed(0)));
     assert_eq!(n.broadcast(&m), None);
-    assert_eq!(n.broadcast(&n.min(&fixed(512))), Some(n.clone()));
-    assert_eq!(n.min(&m).broadcast(&n), None, "0 and 1 give 0");
+    assert_eq!(n.broadcast(&Dim::min(&n, &fixed(512))), Some(n.clone()));
+    assert_eq!(Dim::min(&n, &m).broadcast(&n), None, "0 and 1 give 0");
     assert_eq!((&n + fixed(1)).broadcast(&n), None, "1 and 0 give 0");
     assert_eq!(fixed(2).broadcast(&fixed(3)), None);
 }

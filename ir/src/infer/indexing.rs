@@ -172,3 +172,81 @@ fn arg_extremum(cx: &Inference<'_>) -> Answer {
     }
     cx.one(Fact::tensor(Some(ElementType::Int64), result))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::infer::testing::{Operand, elements, int64, ints, shaped, ty, types};
+    use crate::types::Type;
+
+    fn float(shape: &str) -> Operand {
+        shaped(ElementType::Float, shape)
+    }
+
+    fn indices(shape: &str) -> Operand {
+        shaped(ElementType::Int64, shape)
+    }
+
+    #[test]
+    fn gathers() {
+        let axis = |axis: i64| [("axis", axis.into())];
+        let table = || vec![float("V 64"), indices("N S")];
+        assert_eq!(ty(13, "Gather", table(), &[]).unwrap(), "float[N, S, 64]");
+        assert_eq!(ty(13, "Gather", table(), &axis(-1)).unwrap(), "float[V, N, S]");
+        assert!(ty(13, "Gather", table(), &axis(2)).is_err());
+        assert_eq!(ty(13, "GatherElements", table(), &[]).unwrap(), "float[N, S]");
+        let batch = [("batch_dims", 1.into())];
+        let deep = || vec![float("N 4 5 6"), indices("N K 2")];
+        assert_eq!(ty(13, "GatherND", deep(), &batch).unwrap(), "float[N, K, 6]");
+        assert_eq!(ty(13, "GatherND", deep(), &[]).unwrap(), "float[N, K, 5, 6]");
+        assert!(ty(13, "GatherND", deep(), &[("batch_dims", i64::MAX.into())]).is_err());
+    }
+
+    #[test]
+    fn gathered_elements() {
+        let gather = |at: &[i64]| elements(13, "Gather", vec![int64("A B C"), ints(at)], &[]).unwrap();
+        assert_eq!(gather(&[2, -3]).unwrap(), "C, A");
+        assert_eq!(gather(&[3]), None);
+        assert_eq!(gather(&[i64::MIN]), None);
+        let scalar = (Type::tensor(ElementType::Int64, []), Some(vec![Dim::fixed(1)])).into();
+        assert_eq!(elements(13, "Gather", vec![int64("A B C"), scalar], &[]).unwrap().unwrap(), "B");
+    }
+
+    #[test]
+    fn selections() {
+        let k = |k| vec![float("N 8"), int64(k)];
+        assert_eq!(types(11, "TopK", k("3"), &[], 2).unwrap(), ["float[N, 3]", "int64[N, 3]"]);
+        assert_eq!(ty(11, "TopK", k("K"), &[]).unwrap(), "float[N, K]");
+        assert!(ty(11, "TopK", k("9"), &[]).is_err());
+        assert_eq!(ty(9, "TopK", vec![float("N 8")], &[("k", 3.into())]).unwrap(), "float[N, 3]");
+        let keep = [("axis", 1.into()), ("keepdims", 0.into())];
+        assert_eq!(ty(13, "ArgMax", vec![float("N 8")], &keep).unwrap(), "int64[N]");
+        assert_eq!(ty(13, "ArgMin", vec![float("N 8")], &[]).unwrap(), "int64[1, 8]");
+        let condition = || ints(&[1, 0, 1]);
+        assert_eq!(ty(11, "Compress", vec![float("N 8"), condition()], &[]).unwrap(), "float[2]");
+        let axis = [("axis", 0.into())];
+        assert_eq!(ty(11, "Compress", vec![float("N 8"), condition()], &axis).unwrap(), "float[2, 8]");
+    }
+
+    #[test]
+    fn results_of_unknown_length() {
+        let found = types(11, "Unique", vec![float("N 8")], &[("axis", 0.into())], 4).unwrap();
+        assert_eq!(
+            found[0].replace("float[", "").replace(", 8]", ""),
+            found[1].replace("int64[", "").replace(']', "")
+        );
+        assert_eq!(found[2], "int64[N]");
+        assert!(ty(13, "NonZero", vec![float("N 8")], &[]).unwrap().starts_with("int64[2, ?"));
+        assert_eq!(elements(13, "NonZero", vec![ints(&[0, 5, 7])], &[]).unwrap().unwrap(), "1, 2");
+    }
+
+    #[test]
+    fn one_hot_adds_an_axis() {
+        let operands = || vec![indices("N S"), int64("V"), float("2")];
+        assert_eq!(ty(11, "OneHot", operands(), &[]).unwrap(), "float[N, S, V]");
+        assert_eq!(ty(11, "OneHot", operands(), &[("axis", 0.into())]).unwrap(), "float[V, N, S]");
+        assert!(ty(11, "OneHot", operands(), &[("axis", 3.into())]).is_err());
+    }
+}

@@ -506,3 +506,166 @@ fn center_crop_pad(cx: &Inference<'_>) -> Answer {
     }
     cx.one(Fact::tensor(cx.element(0), result))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::infer::testing::{Operand, elements, int64, ints, shaped, ty, types};
+    use crate::types::ElementType;
+
+    fn float(shape: &str) -> Operand {
+        shaped(ElementType::Float, shape)
+    }
+
+    /// The shape of the first result on a float operand and a vector of sizes.
+    fn moved(opset: i64, op_type: &str, shape: &str, vector: &str) -> Option<String> {
+        let ty = ty(opset, op_type, vec![float(shape), int64(vector)], &[]).ok()?;
+        Some(ty.strip_prefix("float[")?.strip_suffix(']')?.to_owned())
+    }
+
+    #[test]
+    fn reshape_derives_the_open_size() {
+        for (shape, asked, expected) in [
+            ("N S 768", "N S 12 64", "N, S, 12, 64"),
+            ("N S 768", "0 0 12 -1", "N, S, 12, 64"),
+            ("N S 768", "-1 768", "N*S, 768"),
+            ("N S 768", "N -1", "N, 768*S"),
+            ("N 6", "-1 4", "N + floor(N/2), 4"),
+            ("2 3", "3 -1", "3, 2"),
+            ("", "1", "1"),
+        ] {
+            assert_eq!(moved(13, "Reshape", shape, asked).unwrap(), expected, "{shape} -> {asked}");
+        }
+        for (shape, asked) in [("2 3", "4 -1"), ("2 3", "7"), ("2 3", "-1 -1"), ("2", "1 2 0"), ("2", "-2")] {
+            assert_eq!(moved(13, "Reshape", shape, asked), None, "{shape} -> {asked}");
+        }
+    }
+
+    #[test]
+    fn reshape_versions_and_unknown_sizes() {
+        assert_eq!(ty(1, "Reshape", vec![float("2 3")], &[("shape", vec![-1].into())]).unwrap(), "float[6]");
+        let empty = || vec![float("0 3"), int64("7 0")];
+        assert_eq!(ty(14, "Reshape", empty(), &[("allowzero", 1.into())]).unwrap(), "float[7, 0]");
+        let unknown = |count| vec![float("N 3"), shaped(ElementType::Int64, count)];
+        assert_eq!(ty(13, "Reshape", unknown("1"), &[]).unwrap(), "float[3*N]");
+        assert_eq!(ty(13, "Reshape", unknown("2"), &[]).unwrap().matches('?').count(), 2);
+        assert_eq!(ty(13, "Reshape", unknown("K"), &[]).unwrap(), "float[...]");
+        assert_eq!(ty(13, "Reshape", unknown("99999999999"), &[]).unwrap(), "float[...]");
+        // N - 1 may be -1.
+        let asked = vec![Dim::symbol("N") - Dim::fixed(1), Dim::symbol("M")];
+        let asked = (crate::types::Type::tensor(ElementType::Int64, [Dim::fixed(2)]), Some(asked));
+        assert_eq!(ty(13, "Reshape", vec![float("N M"), asked.into()], &[]).unwrap(), "float[N, M]");
+    }
+
+    #[test]
+    fn axes_come_and_go() {
+        for (opset, op_type, axes, expected) in [
+            (11, "Flatten", vec![("axis", 2.into())], "float[N, 3*S]"),
+            (11, "Flatten", vec![("axis", 4.into())], "float[3*N*S, 1]"),
+            (11, "Squeeze", vec![("axes", vec![-3].into())], "float[N, 3, S]"),
+            (11, "Squeeze", vec![], "float[...]"),
+            (11, "Unsqueeze", vec![("axes", vec![-1, 0].into())], "float[1, N, 1, 3, S, 1]"),
+            (11, "Transpose", vec![], "float[S, 3, 1, N]"),
+            (11, "Transpose", vec![("perm", vec![0, 2, 1, 3].into())], "float[N, 3, 1, S]"),
+        ] {
+            assert_eq!(ty(opset, op_type, vec![float("N 1 3 S")], &axes).unwrap(), expected, "{op_type}");
+        }
+        for (op_type, attribute, value) in [
+            ("Flatten", "axis", 5.into()),
+            ("Squeeze", "axes", vec![2].into()),
+            ("Squeeze", "axes", vec![i64::MIN].into()),
+            ("Unsqueeze", "axes", vec![0, 0].into()),
+            ("Transpose", "perm", vec![0, 0, 1, 2].into()),
+            ("Transpose", "perm", vec![0].into()),
+        ] {
+            assert!(ty(11, op_type, vec![float("N 1 3 S")], &[(attribute, value)]).is_err(), "{op_type}");
+        }
+        assert_eq!(moved(13, "Squeeze", "1 N 1", "0 -1").unwrap(), "N");
+        assert_eq!(moved(13, "Unsqueeze", "N", "0").unwrap(), "1, N");
+        let unknown = vec![float("N 1"), shaped(ElementType::Int64, "1")];
+        assert_eq!(ty(13, "Squeeze", unknown, &[]).unwrap().matches('?').count(), 1);
+    }
+
+    #[test]
+    fn repetitions() {
+        assert_eq!(moved(13, "Expand", "N 1 3", "S 1").unwrap(), "N, S, 3");
+        assert_eq!(moved(13, "Expand", "3", "2"), None);
+        assert_eq!(moved(13, "Tile", "N 3", "2 M").unwrap(), "2*N, 3*M");
+        assert_eq!(moved(13, "Tile", "N 3", "2"), None);
+        assert_eq!(moved(13, "Tile", "N 3", "2 -1"), None);
+        let tiled = vec![float("N 3"), ints(&[2]), ints(&[1])];
+        assert_eq!(ty(1, "Tile", tiled, &[]).unwrap(), "float[N, 6]");
+        let twice = elements(13, "Tile", vec![int64("N 3"), ints(&[2])], &[]).unwrap();
+        assert_eq!(twice.unwrap(), "N, 3, N, 3");
+    }
+
+    #[test]
+    fn joins() {
+        let axis = |axis: i64| [("axis", axis.into())];
+        let three = || vec![float("N 2 H"), float("N 3 H"), float("M C 7")];
+        assert_eq!(ty(13, "Concat", three(), &axis(1)).unwrap(), "float[N, C + 5, 7]");
+        assert!(ty(13, "Concat", three(), &axis(3)).is_err());
+        assert!(ty(13, "Concat", vec![float("2 2"), float("2 3")], &axis(0)).is_err());
+        let sizes = || vec![int64("N 3"), ints(&[-1])];
+        assert_eq!(elements(13, "Concat", sizes(), &axis(0)).unwrap().unwrap(), "N, 3, -1");
+        let partly = vec![int64("N"), shaped(ElementType::Int64, "1")];
+        assert!(elements(13, "Concat", partly, &axis(0)).unwrap().unwrap().starts_with("N, "));
+    }
+
+    #[test]
+    fn parts() {
+        let split = |opset, shape, lengths: Option<&[i64]>, attributes: &[_], outputs| {
+            let mut operands = vec![float(shape)];
+            operands.extend(lengths.map(ints));
+            types(opset, "Split", operands, attributes, outputs).map(|types| types.join(" "))
+        };
+        assert_eq!(
+            split(13, "N 6", Some(&[2, 4]), &[("axis", 1.into())], 2).unwrap(),
+            "float[N, 2] float[N, 4]"
+        );
+        assert_eq!(split(2, "6", None, &[("split", vec![2, 4].into())], 2).unwrap(), "float[2] float[4]");
+        assert_eq!(split(13, "4", None, &[], 2).unwrap(), "float[2] float[2]");
+        assert_eq!(split(13, "N", None, &[], 2).unwrap(), "float[floor(N/2)] float[floor(N/2)]");
+        assert_eq!(
+            split(18, "7", None, &[("num_outputs", 3.into())], 3).unwrap(),
+            "float[3] float[3] float[1]"
+        );
+        assert!(split(13, "5", None, &[], 2).is_err());
+        assert!(split(13, "5", Some(&[2, 4]), &[], 2).is_err());
+        assert!(split(18, "5", None, &[("num_outputs", i64::MIN.into())], 1).is_err());
+    }
+
+    #[test]
+    fn pads() {
+        assert_eq!(moved(13, "Pad", "N 3", "1 0 1 -2").unwrap(), "N + 2, 1");
+        assert_eq!(moved(13, "Pad", "N 3", "0 -2 0 -2"), None);
+        assert_eq!(moved(13, "Pad", "N 3", "1 0 1"), None);
+        let axes = vec![float("N 3"), ints(&[1, 1]), Operand::Absent, ints(&[-1])];
+        assert_eq!(ty(18, "Pad", axes, &[]).unwrap(), "float[N, 5]");
+        let attribute = [("pads", vec![0, 1, 0, 1].into())];
+        assert_eq!(ty(2, "Pad", vec![float("N 3")], &attribute).unwrap(), "float[N, 5]");
+        let attribute = [("pads", vec![i64::MAX, 0, i64::MAX, 0].into())];
+        assert!(ty(2, "Pad", vec![float("N 3")], &attribute).unwrap().starts_with("float[opaque"));
+    }
+
+    #[test]
+    fn blocks_of_pixels() {
+        let block = |size: i64| [("blocksize", size.into())];
+        assert_eq!(
+            ty(13, "DepthToSpace", vec![float("N 8 H W")], &block(2)).unwrap(),
+            "float[N, 2, 2*H, 2*W]"
+        );
+        assert_eq!(ty(13, "SpaceToDepth", vec![float("N C 4 6")], &block(2)).unwrap(), "float[N, 4*C, 2, 3]");
+        assert!(ty(13, "DepthToSpace", vec![float("1 6 2 2")], &block(2)).is_err());
+        assert!(ty(13, "DepthToSpace", vec![float("1 6 2 2")], &block(i64::MIN)).is_err());
+    }
+
+    #[test]
+    fn crops() {
+        let asked = vec![float("N 8 9"), int64("5 K")];
+        let axes = [("axes", vec![-1, 0].into())];
+        assert_eq!(ty(18, "CenterCropPad", asked, &axes).unwrap(), "float[K, 8, 5]");
+    }
+}

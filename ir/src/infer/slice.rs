@@ -71,18 +71,16 @@ fn slice(cx: &Inference<'_>) -> Result<Facts, InferenceError> {
 }
 
 /// What is taken of an axis of `size` elements, if it can be told.
+///
+/// Bounds are clamped only where it matters: what ends before it starts is empty anyway, so a start need not be
+/// clamped from behind nor an end from the front. `a - max(b, c)` is written `min(a - b, a - c)`, where like terms
+/// cancel.
 fn part(size: &Dim, start: Option<Dim>, end: Option<Dim>, step: Option<Dim>) -> Option<Part> {
     let (start, end, step) = (start?, end?, step?.as_fixed()?);
-    let (first, length) = if step > 0 {
-        let (first, end) = (forward_bound(size, &start)?, forward_bound(size, &end)?);
-        let length = (end - &first).ceil_div(&Dim::fixed(step));
-        (first, length)
-    } else {
-        let (first, end) = (backward_start(size, &start)?, backward_end(size, &end)?);
-        let length = (&first - end).ceil_div(&-Dim::fixed(step));
-        (first, length)
-    };
-    Some(Part { length: length.max(Dim::fixed(0)), first: first.as_fixed(), step })
+    let (first, span) = if step > 0 { forward(size, &start, &end)? } else { backward(size, &start, &end)? };
+    let stride = Dim::fixed(step.saturating_abs());
+    let length = span.ceil_div(&stride).max(Dim::fixed(0));
+    Some(Part { length, first: first.as_fixed(), step })
 }
 
 /// Whether a bound counts from the end of the axis, if that is certain.
@@ -94,37 +92,140 @@ fn from_end(bound: &Dim) -> Option<bool> {
     }
 }
 
-/// A bound of a forward slice, clamped into `0..=size`.
-fn forward_bound(size: &Dim, bound: &Dim) -> Option<Dim> {
-    let zero = Dim::fixed(0);
-    match bound.as_fixed() {
-        Some(number) if number >= FAR && !size.is_fixed() => Some(size.clone()),
-        Some(number) if number <= -FAR && !size.is_fixed() => Some(zero),
-        _ if from_end(bound)? => Some((size + bound).max(zero)),
-        _ => Some(Dim::min(bound, size)),
-    }
+/// Whether a bound lies at or past the end of the axis.
+fn is_far(size: &Dim, bound: &Dim) -> bool {
+    bound.as_fixed().is_some_and(|bound| bound >= size.as_fixed().unwrap_or(FAR))
 }
 
-/// The start of a backward slice, clamped into `..size`. One before the first element is left open: the standard
-/// clamps it to the first, numpy to none.
-fn backward_start(size: &Dim, start: &Dim) -> Option<Dim> {
-    let last = size - Dim::fixed(1);
-    match start.as_fixed() {
-        Some(number) if number >= FAR && !size.is_fixed() => Some(last),
-        _ if from_end(start)? => {
-            let start = size + start;
-            start.proves_ge(&Dim::fixed(-1)).then_some(start)
+/// Whether a bound lies before the start of the axis.
+fn is_far_before(size: &Dim, bound: &Dim) -> bool {
+    bound.as_fixed().is_some_and(|bound| bound < 0i64.saturating_sub(size.as_fixed().unwrap_or(FAR - 1)))
+}
+
+/// The first element of a forward slice, and how many it spans, which may be below 0.
+fn forward(size: &Dim, start: &Dim, end: &Dim) -> Option<(Dim, Dim)> {
+    let end = if is_far(size, end) {
+        size.clone()
+    } else if is_far_before(size, end) {
+        Dim::fixed(0)
+    } else if from_end(end)? {
+        size + end
+    } else {
+        Dim::min(end, size)
+    };
+    if is_far_before(size, start) {
+        return Some((Dim::fixed(0), end));
+    }
+    if !from_end(start)? {
+        return Some((start.clone(), end - start));
+    }
+    let start = size + start;
+    Some((Dim::max(&start, &Dim::fixed(0)), Dim::min(&(&end - start), &end)))
+}
+
+/// The first element of a backward slice, and how many it spans, which may be below 0. A start before the first
+/// element is left open: the standard clamps it to the first, numpy takes none.
+fn backward(size: &Dim, start: &Dim, end: &Dim) -> Option<(Dim, Dim)> {
+    let one = Dim::fixed(1);
+    let last = size - &one;
+    let first = if is_far(size, start) {
+        last
+    } else if from_end(start)? {
+        let start = size + start;
+        if !start.proves_ge(&-&one) {
+            return None;
         }
-        _ => Some(Dim::min(start, &last)),
-    }
+        start
+    } else {
+        Dim::min(start, &last)
+    };
+    let all = &first + one;
+    let span = if is_far_before(size, end) {
+        all
+    } else if from_end(end)? {
+        Dim::min(&(&first - size - end), &all)
+    } else {
+        &first - end
+    };
+    Some((first, span))
 }
 
-/// The end of a backward slice, clamped into `-1..size`.
-fn backward_end(size: &Dim, end: &Dim) -> Option<Dim> {
-    let before = Dim::fixed(-1);
-    match end.as_fixed() {
-        Some(number) if number <= -FAR && !size.is_fixed() => Some(before),
-        _ if from_end(end)? => Some((size + end).max(before)),
-        _ => Some(Dim::min(end, &(size - Dim::fixed(1)))),
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use crate::infer::testing::{Operand, elements, int64, ints, shaped, ty};
+    use crate::types::ElementType;
+
+    /// The size of the only axis after a slice.
+    fn sliced(size: &str, start: &str, end: &str, step: i64) -> String {
+        let operands =
+            vec![shaped(ElementType::Float, size), int64(start), int64(end), ints(&[0]), ints(&[step])];
+        let ty = ty(13, "Slice", operands, &[]).unwrap();
+        ty.trim_start_matches("float[").trim_end_matches(']').to_owned()
+    }
+
+    #[test]
+    fn lengths() {
+        let max = &i64::MAX.to_string();
+        let min = &i64::MIN.to_string();
+        for (size, start, end, step, expected) in [
+            ("10", "2", "5", 1, "3"),
+            ("10", "-3", max, 1, "3"),
+            ("10", "0", "10", 3, "4"),
+            ("10", "7", "3", 1, "0"),
+            ("10", min, max, 1, "10"),
+            ("10", max, min, i64::MIN, "1"),
+            ("10", "0", min, 1, "0"),
+            ("10", "-1", min, -1, "10"),
+            ("10", "8", "2", -2, "3"),
+            ("0", "-1", min, -1, "0"),
+            ("N", "0", max, 1, "N"),
+            ("N", "0", "2147483647", 1, "N"),
+            ("N", min, max, 1, "N"),
+            ("N", "0", "N", 1, "N"),
+            ("N", "0", "3", 1, "min(N, 3)"),
+            ("N", "0", "-1", 1, "max(N, 1) - 1"),
+            ("N", "-1", max, 1, "min(N, 1)"),
+            ("N", "-1", min, -1, "N"),
+            ("512", "0", "S", 1, "min(S, 512)"),
+            ("N", "0", max, 2, "floor((N + 1)/2)"),
+        ] {
+            assert_eq!(sliced(size, start, end, step), expected, "{size}[{start}:{end}:{step}]");
+        }
+        // The standard and numpy disagree on a backward start before the first element.
+        assert!(sliced("3", "-10", min, -1).starts_with('?'));
+    }
+
+    #[test]
+    fn forms() {
+        let x = || shaped(ElementType::Float, "N 8");
+        let attributes = [("starts", vec![1].into()), ("ends", vec![-1].into()), ("axes", vec![-1].into())];
+        assert_eq!(ty(9, "Slice", vec![x()], &attributes).unwrap(), "float[N, 6]");
+        assert_eq!(ty(9, "Slice", vec![x()], &attributes[..2]).unwrap(), "float[max(N, 2) - 2, 8]");
+        let unknown = || shaped(ElementType::Int64, "1");
+        let partly = ty(13, "Slice", vec![x(), unknown(), unknown(), ints(&[0])], &[]).unwrap();
+        assert!(partly.starts_with("float[?") && partly.ends_with(", 8]"), "{partly}");
+        for (starts, ends, axes, steps) in [
+            (vec![0], vec![1], vec![2], vec![1]),
+            (vec![0], vec![1], vec![0], vec![0]),
+            (vec![0, 0], vec![1], vec![0], vec![1]),
+        ] {
+            let operands = vec![x(), ints(&starts), ints(&ends), ints(&axes), ints(&steps)];
+            assert!(ty(13, "Slice", operands, &[]).is_err(), "{starts:?} {ends:?} {axes:?} {steps:?}");
+        }
+    }
+
+    #[test]
+    fn elements_follow() {
+        let slice = |start: i64, end: i64, step: i64| {
+            let bounds: [Operand; 4] = [ints(&[start]), ints(&[end]), ints(&[0]), ints(&[step])];
+            let operands = std::iter::once(int64("A B C D")).chain(bounds).collect();
+            elements(13, "Slice", operands, &[]).unwrap().unwrap()
+        };
+        assert_eq!(slice(1, 3, 1), "B, C");
+        assert_eq!(slice(-2, i64::MAX, 1), "C, D");
+        assert_eq!(slice(-1, i64::MIN, -2), "D, B");
+        assert_eq!(slice(0, i64::MAX, i64::MAX), "A");
     }
 }
