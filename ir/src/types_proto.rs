@@ -36,7 +36,8 @@ fn shape_from_proto(shape: &TensorShapeProto, context: &Context) -> Shape {
     use tensor_shape_proto::dimension::Value;
     let dim = |value: &Option<Value>| match value {
         Some(Value::DimValue(size)) if *size >= 0 => Dim::fixed(*size),
-        Some(Value::DimParam(name)) if !name.is_empty() => Dim::symbol(name),
+        // Exporters write "?" for every axis of unknown size, whether or not the sizes agree.
+        Some(Value::DimParam(name)) if !name.is_empty() && name != "?" => Dim::symbol(name),
         _ => context.fresh_dim(),
     };
     shape.dim.iter().map(|dimension| dim(&dimension.value)).collect()
@@ -81,5 +82,23 @@ fn shape_to_proto(shape: &[Dim]) -> TensorShapeProto {
     };
     TensorShapeProto {
         dim: shape.iter().map(|dim| Dimension { value: value(dim), denotation: None }).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn only_names_make_sizes_equal() {
+        use tensor_shape_proto::{Dimension, dimension::Value};
+        let param =
+            |name: &str| Dimension { value: Some(Value::DimParam(name.to_owned())), ..Dimension::default() };
+        let proto = TensorShapeProto { dim: ["N", "N", "?", "?", "", ""].map(param).to_vec() };
+        let shape = shape_from_proto(&proto, &Context::with_opset(20));
+        assert_eq!(shape[0], shape[1]);
+        assert!(shape[2] != shape[3] && shape[4] != shape[5]);
     }
 }
