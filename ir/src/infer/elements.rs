@@ -135,9 +135,11 @@ pub(super) fn greater(a: &Dim, b: &Dim) -> Option<bool> {
     if a.proves_gt(b) { Some(true) } else { b.proves_ge(a).then_some(false) }
 }
 
-/// A size that an operand asks for: itself where it cannot be negative, else unknown.
+/// A size that an operand asks for: itself, since no run gets past a negative one, unless it is an integer of
+/// which nothing is known.
 pub(super) fn size(cx: &Inference<'_>, asked: &Dim) -> Dim {
-    if is_size(asked) { asked.clone() } else { cx.fresh() }
+    let named = !asked.has_anonymous() && asked.upper_bound().is_none_or(|bound| bound >= 0);
+    if named || is_size(asked) { asked.clone() } else { cx.fresh() }
 }
 
 /// Whether a value is certainly no less than zero.

@@ -68,7 +68,13 @@ fn gather_nd(cx: &Inference<'_>) -> Answer {
 fn one_hot(cx: &Inference<'_>) -> Answer {
     let Some(indices) = cx.shape(0) else { return cx.one(Fact::ranked(cx.element(2), None)) };
     let axis = cx.axis(cx.node().int("axis").unwrap_or(-1), indices.len() + 1)?;
-    let depth = cx.elements(1).and_then(|depth| depth.first().map(|depth| size(cx, depth)));
+    let number =
+        cx.constant(1).and_then(|depth| depth.single_f64()).filter(|depth| (0.0..1e15).contains(depth));
+    let depth = match number {
+        // A depth may be a float; it counts without its fraction.
+        Some(depth) => Some(Dim::fixed(depth as i64)),
+        None => cx.elements(1).and_then(|depth| depth.first().map(|depth| size(cx, depth))),
+    };
     let mut result = Shape::from(indices);
     result.insert(axis, depth.unwrap_or_else(|| cx.fresh()));
     cx.one(Fact::tensor(cx.element(2), result))
