@@ -299,6 +299,9 @@ impl TractExecutor {
         let mut model = import(document).map_err(failed)?;
         let lowered = lower(&mut model)?;
         self.check(&model.graph)?;
+        if merges_zeros(&model.graph) {
+            return Err(unsupported("constants that differ in the sign of zero"));
+        }
         let mut proto = if lowered { export(&model) } else { untouched };
         let named = name_omitted(&mut proto);
         if lowered || named {
@@ -439,6 +442,31 @@ fn give_zero_point(graph: &mut Graph, id: NodeId) -> bool {
     let zero = graph.add_constant(zero);
     graph.set_inputs(id, &[Some(x), Some(scale), Some(zero)]).is_ok()
         && graph.remove_attribute(id, "output_dtype").is_ok()
+}
+
+/// Whether two small constants differ in nothing but the sign of a zero: tract takes them for one.
+fn merges_zeros(graph: &Graph) -> bool {
+    const SMALL: usize = 16;
+    let small = |(_, value): (_, &onnx_opt_ir::graph::Value)| match value.producer() {
+        Producer::Constant(constant)
+            if constant.tensor.element().is_float() && constant.tensor.len() <= SMALL =>
+        {
+            Some(constant.tensor.clone())
+        }
+        _ => None,
+    };
+    let constants: Vec<(Arc<Tensor>, Vec<f64>)> = graph
+        .values()
+        .filter_map(small)
+        .filter_map(|tensor| Some((tensor.clone(), tensor.to_f64()?)))
+        .collect();
+    let signed = |values: &[f64]| values.iter().any(|&value| value == 0.0 && value.is_sign_negative());
+    constants.iter().filter(|(_, values)| signed(values)).any(|(tensor, values)| {
+        let alike = |(other, others): &(Arc<Tensor>, Vec<f64>)| {
+            other.shape() == tensor.shape() && values == others && other != tensor
+        };
+        constants.iter().any(alike)
+    })
 }
 
 /// Names results that are left out before others, and drops absent operands at the end: tract counts places by names.

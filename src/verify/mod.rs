@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use onnx_opt_proto::{GraphProto, ModelProto, write_stream};
+use onnx_opt_proto::{GraphProto, ModelProto, NodeProto, write_stream};
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,9 @@ const TRACT_NODES: usize = 4_000;
 const TRACT_BYTES: usize = 300 << 20;
 /// onnxruntime reads models of a buffer up to the limit of protobuf.
 const ORT_BYTES: usize = 1_900 << 20;
+
+/// Where a model quantizes, rounding that differs in the last bit may move a value by a step: four of 255 are allowed.
+const QUANTIZED_TOLERANCE: f64 = 4.0 / 255.0;
 
 /// Which engines may run the models.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,8 +62,9 @@ pub struct VerifyOptions {
     pub sizes: BTreeMap<String, usize>,
     /// Shapes by the name of the input.
     pub shapes: BTreeMap<String, Vec<usize>>,
-    /// Largest difference relative to the range of an output; by element type where absent
-    /// (see [`compare::default_tolerance`]). Infinity measures without judging.
+    /// Largest difference relative to the range of an output. Where absent, it goes by element type (see
+    /// [`compare::default_tolerance`]), and is four quantization steps where the original quantizes. Infinity measures
+    /// without judging.
     pub tolerance: Option<f64>,
     /// Time for each engine.
     pub time_limit: Duration,
@@ -165,7 +169,10 @@ fn attempt(
         seeds: options.seeds,
         sizes: options.sizes.clone(),
         shapes: options.shapes.clone(),
-        tolerance: options.tolerance.map(|tolerance| tolerance.min(f64::MAX)),
+        tolerance: options
+            .tolerance
+            .or(quantizes(original).then_some(QUANTIZED_TOLERANCE))
+            .map(|tolerance| tolerance.min(f64::MAX)),
         seconds: options.time_limit.as_secs().max(1),
         memory: options.memory_limit,
     };
@@ -263,14 +270,33 @@ fn engines(
     (engines, reasons)
 }
 
-/// Nodes of a model, bodies included.
-fn node_count(model: &ModelProto) -> usize {
-    fn nodes(graph: &GraphProto) -> usize {
-        let bodies = graph.node.iter().flat_map(|node| &node.attribute);
-        let bodies = bodies.flat_map(|attribute| attribute.g.as_deref().into_iter().chain(&attribute.graphs));
-        graph.node.len() + bodies.map(nodes).sum::<usize>()
+/// Calls `visit` on every node of a model, bodies included.
+fn for_each_node(model: &ModelProto, mut visit: impl FnMut(&NodeProto)) {
+    let mut graphs: Vec<&GraphProto> = model.graph.iter().collect();
+    while let Some(graph) = graphs.pop() {
+        for node in &graph.node {
+            visit(node);
+            for attribute in &node.attribute {
+                graphs.extend(attribute.g.as_deref().into_iter().chain(&attribute.graphs));
+            }
+        }
     }
-    model.graph.as_ref().map_or(0, nodes)
+}
+
+fn node_count(model: &ModelProto) -> usize {
+    let mut count = 0;
+    for_each_node(model, |_| count += 1);
+    count
+}
+
+/// Whether values are rounded to a grid on the way.
+fn quantizes(model: &ModelProto) -> bool {
+    let mut found = false;
+    for_each_node(model, |node| {
+        found |= node.op_type().contains("QuantizeLinear") && !node.op_type().starts_with("Dequantize")
+            || node.op_type().starts_with("QLinear");
+    });
+    found
 }
 
 /// Runs the judge in a process of its own.
@@ -422,6 +448,16 @@ mod tests {
         (tensor.dims, tensor.raw_data) = (vec![2], Some(vec![0; 8].into()));
         let verdict = verdict(&model(2.0, "Mul"), &broken, &[]);
         assert!(matches!(verdict, Verdict::Broken(_)), "{verdict:?}");
+    }
+
+    #[test]
+    fn rounding_to_a_grid_is_seen() {
+        let mut model = model(2.0, "Mul");
+        assert!(!quantizes(&model));
+        model.graph.as_mut().unwrap().node[0].op_type = Some("DequantizeLinear".into());
+        assert!(!quantizes(&model));
+        model.graph.as_mut().unwrap().node[0].op_type = Some("DynamicQuantizeLinear".into());
+        assert!(quantizes(&model));
     }
 
     #[test]
