@@ -9,7 +9,7 @@ use bytes::Bytes;
 use onnx_opt_ir::engine::{ConstEval, EngineError, Executor};
 use onnx_opt_ir::graph::Producer;
 use onnx_opt_ir::{Context, ElementType, Graph, Model, Node, NodeId, Tensor, export, export_node, import};
-use onnx_opt_proto::{ModelProto, encode, read_bytes};
+use onnx_opt_proto::{ModelProto, TensorProto, encode, for_each_tensor, read_bytes};
 use prost::Message as _;
 use tract_onnx::Onnx;
 use tract_onnx::model::ParsingContext;
@@ -247,7 +247,12 @@ fn message_of(node: &Node) -> Result<pb::NodeProto, EngineError> {
         inputs.map(|(index, value)| if value.is_some() { format!("i{index}") } else { String::new() });
     let used = node.outputs().iter().rposition(Option::is_some).map_or(0, |last| last + 1);
     let outputs = (0..used).map(|index| format!("o{index}"));
-    let message = export_node(node, inputs.collect(), outputs.collect());
+    let mut message = export_node(node, inputs.collect(), outputs.collect());
+    for attribute in &mut message.attribute {
+        if let Some(tensor) = &mut attribute.t {
+            make_raw(tensor);
+        }
+    }
     pb::NodeProto::decode(message.encode_to_vec().as_slice()).map_err(failed)
 }
 
@@ -304,7 +309,9 @@ impl TractExecutor {
         }
         let mut proto = if lowered { export(&model) } else { untouched };
         let named = name_omitted(&mut proto);
-        if lowered || named {
+        let mut rewritten = false;
+        for_each_tensor(&mut proto, &mut |tensor| rewritten |= make_raw(tensor));
+        if lowered || named || rewritten {
             pb::ModelProto::decode(encode(&proto)).map_err(failed)
         } else {
             pb::ModelProto::decode(bytes).map_err(failed)
@@ -330,10 +337,7 @@ impl TractExecutor {
                 None if has_default => {}
                 None => return Err(failed(format!("no data for input `{}`", input.name))),
                 Some(tensor) if has_default || constant(tensor) => {
-                    let message = onnx_opt_proto::TensorProto {
-                        name: Some(input.name.clone()),
-                        ..plain(tensor)?.to_proto()
-                    };
+                    let message = TensorProto { name: Some(input.name.clone()), ..plain(tensor)?.to_proto() };
                     let message =
                         pb::TensorProto::decode(message.encode_to_vec().as_slice()).map_err(failed)?;
                     graph.initializer.retain(|other| other.name != input.name);
@@ -486,6 +490,20 @@ fn name_omitted(model: &mut ModelProto) -> bool {
         }
     }
     changed
+}
+
+/// Moves the elements of a tensor to `raw_data`, and tells whether they were elsewhere: tract misreads narrow types
+/// in other fields.
+fn make_raw(proto: &mut TensorProto) -> bool {
+    if proto.raw_data.is_some() || !proto.string_data.is_empty() || !proto.external_data.is_empty() {
+        return false;
+    }
+    let name = proto.name.clone();
+    match Tensor::from_proto(proto.clone(), None).ok().and_then(|tensor| plain(&tensor).ok()) {
+        Some(tensor) => *proto = TensorProto { name, ..tensor.to_proto() },
+        None => return false,
+    }
+    true
 }
 
 /// The tensor with its elements in `raw_data`.
