@@ -1,13 +1,13 @@
 //! The way of a model through the program: read, import, rewrite, check, export, verify, write.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use onnx_opt_ir::load::load as import;
-use onnx_opt_ir::{CheckError, ImportError, LoadError, Model, check, export};
+use onnx_opt_ir::{Graph, ImportError, LoadError, Model, check, export};
 use onnx_opt_passes::pipeline::names;
 use onnx_opt_passes::{PassContext, PassError, PassReport, pipeline};
 use onnx_opt_proto::{
@@ -18,7 +18,9 @@ use onnx_opt_proto::{
 use prost::Message;
 use thiserror::Error;
 
-use crate::report::{Pass, Report, Stage, Summary, Verification};
+use crate::data::{self, DataError, DataErrorKind, Sample};
+use crate::report::{Pass, Report, Skipped, Stage, Summary, Verification};
+use crate::verify::{EngineChoice, Status, VerifyOptions, VerifyReport, bisect, verify};
 
 /// Where a model comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +79,8 @@ pub struct Options {
     pub level: u8,
     /// How much to verify.
     pub effort: Effort,
+    /// What both models run on, and by which engine.
+    pub trial: Trial,
     /// Whether all larger weights go to a file of their own.
     pub external_data: bool,
     /// Names of passes and rules to leave out.
@@ -87,6 +91,63 @@ pub struct Options {
     pub print_after: Option<String>,
     /// Whether the report says why near matches were declined.
     pub explain: bool,
+}
+
+/// What models are compared on.
+#[derive(Clone, Debug, Default)]
+pub struct Trial {
+    /// Files and folders of samples; random inputs where there are none.
+    pub data: Vec<PathBuf>,
+    /// Files of single inputs, by name: together one sample.
+    pub files: BTreeMap<String, PathBuf>,
+    /// Shapes of random inputs, by name.
+    pub shapes: BTreeMap<String, Vec<usize>>,
+    /// Engines.
+    pub engine: EngineChoice,
+    /// The library of onnxruntime.
+    pub library: Option<PathBuf>,
+    /// Largest difference relative to the range of an output; by element type where absent.
+    pub tolerance: Option<f64>,
+}
+
+impl Trial {
+    /// So many samples of the user's data are compared on unless a number is given.
+    const SAMPLES: usize = 4;
+
+    /// How to verify a model with this graph.
+    ///
+    /// # Errors
+    /// If data cannot be read or fits no input.
+    pub fn prepare(&self, graph: &Graph, effort: Effort) -> Result<VerifyOptions, Error> {
+        let inputs = data::inputs(graph);
+        if let Some(name) = self.shapes.keys().find(|&name| !inputs.iter().any(|input| input.name == *name)) {
+            let names: Vec<&str> = inputs.iter().map(|input| &*input.name).collect();
+            return Err(Error::NoSuchInput { name: name.clone(), inputs: names.join(", ") });
+        }
+        let mut options = VerifyOptions {
+            engine: self.engine,
+            library: self.library.clone(),
+            shapes: self.shapes.clone(),
+            tolerance: self.tolerance,
+            ..VerifyOptions::default()
+        };
+        let mut limit = Self::SAMPLES;
+        if let Effort::Runs(runs) = effort {
+            (limit, options.seeds, options.large) = (runs, runs, true);
+            options.time_limit = Duration::from_secs(600);
+        }
+        let mut samples = Vec::new();
+        if !self.files.is_empty() {
+            samples.push(Sample::of_inputs(&self.files));
+        }
+        for path in &self.data {
+            samples.extend(data::samples(path)?);
+        }
+        for sample in samples.iter().take(limit) {
+            options.data.push(sample.load(&inputs)?);
+        }
+        Ok(options)
+    }
 }
 
 /// Who hears how the work goes.
@@ -131,13 +192,38 @@ pub enum Error {
         /// The cause.
         source: PassError,
     },
-    /// A pass left a graph that is not legal.
-    #[error("{file}: the optimized graph is not legal, nothing was written: {source}")]
-    IllegalResult {
+    /// Data for the inputs cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A name that is no input.
+    #[error("there is no input `{name}` (the inputs are {inputs})")]
+    NoSuchInput {
+        /// The name.
+        name: String,
+        /// Those that there are.
+        inputs: String,
+    },
+    /// The result is wrong whatever is left out.
+    #[error("{file}: the result was not accepted and nothing was written: {reason}")]
+    Refused {
         /// The file.
         file: String,
         /// What is wrong.
-        source: CheckError,
+        reason: String,
+    },
+    /// The report that was printed says that two models do not agree.
+    #[error("the models do not agree")]
+    Told,
+    /// Two models differ.
+    #[error("the models differ: {0}")]
+    Differ(String),
+    /// Verification was demanded and is not possible.
+    #[error("{file}: cannot be verified: {reason}")]
+    NotVerifiable {
+        /// The file.
+        file: String,
+        /// Why.
+        reason: String,
     },
     /// The original's external data, read again.
     #[error("{file}: {source}")]
@@ -164,28 +250,34 @@ impl Error {
         match self {
             Self::SameFile { .. } => Some("name another file with -o; the input is never overwritten"),
             Self::ExternalOnStdout => Some("name a file with -o, or leave out --external-data"),
+            Self::ModelOnTerminal => Some("name a file with -o, or send standard output somewhere"),
+            Self::UnknownName(_) => Some("`onnx-opt passes` and `onnx-opt rules` list the names"),
             Self::Write(_) => Some("name another place with -o"),
             Self::Import { source: LoadError::Import(ImportError::External(_)), .. } => {
                 Some("external data must lie in the folder of the model, under the name that the model gives")
             }
-            Self::UnknownName(_) => Some("`onnx-opt passes` and `onnx-opt rules` list the names"),
-            Self::IllegalResult { .. } => Some("please report this; --skip NAME leaves the pass or rule out"),
-            Self::ModelOnTerminal => Some("name a file with -o, or send standard output somewhere"),
-            Self::Read(_)
-            | Self::Import { .. }
-            | Self::Passes { .. }
-            | Self::External { .. }
-            | Self::Print(_) => None,
+            Self::Data(DataError { kind: DataErrorKind::Missing(_), .. }) => {
+                Some("a sample names its tensors as the model does its inputs: `onnx-opt inspect` lists them")
+            }
+            Self::Refused { .. } => {
+                Some("please report this; --skip NAME leaves a pass or rule out, -O0 all")
+            }
+            Self::NotVerifiable { .. } => Some(
+                "try --engine onnxruntime --ort-lib PATH; --verify auto writes what it cannot verify, and says so",
+            ),
+            _ => None,
         }
     }
 
     /// Exit code of the program.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::SameFile { .. } | Self::ExternalOnStdout | Self::UnknownName(_) | Self::ModelOnTerminal => {
-                2
-            }
-            Self::IllegalResult { .. } => 3,
+            Self::SameFile { .. }
+            | Self::ExternalOnStdout
+            | Self::ModelOnTerminal
+            | Self::UnknownName(_)
+            | Self::NoSuchInput { .. } => 2,
+            Self::Refused { .. } | Self::Differ(_) | Self::Told | Self::NotVerifiable { .. } => 3,
             _ => 1,
         }
     }
@@ -263,7 +355,11 @@ impl Clock<'_> {
         self.listener.stage(name);
         let start = Instant::now();
         let result = work();
-        self.stages.push(Stage { name, seconds: start.elapsed().as_secs_f64() });
+        let seconds = start.elapsed().as_secs_f64();
+        match self.stages.iter_mut().find(|stage| stage.name == name) {
+            Some(stage) => stage.seconds += seconds,
+            None => self.stages.push(Stage { name, seconds }),
+        }
         result
     }
 }
@@ -290,35 +386,37 @@ pub fn optimize(
     let mut model = clock.time("import", || into_model(document, source))?;
     let mut notes = std::mem::take(&mut model.notes);
     let before = Summary::of(&model, file_bytes);
-    let mut after = before.clone();
-    let passes = match clock.time("optimize", || run_passes(&mut model, options, listener)) {
-        Ok(passes) => passes,
-        Err(error @ PassError::TrainingInfo) => {
-            notes.push(format!("nothing was changed: {error}"));
-            Vec::new()
-        }
-        Err(PassError::UnknownName(name)) => return Err(Error::UnknownName(name)),
-        Err(error) => return Err(Error::Passes { file: source.name(), source: error }),
+    let trial = match options.effort {
+        Effort::Off => None,
+        effort => Some(options.trial.prepare(&model.graph, effort)?),
     };
-    let changed = passes.iter().any(|pass| !pass.applied.is_empty());
-    if changed {
-        clock
-            .time("check", || check(&model))
-            .map_err(|error| Error::IllegalResult { file: source.name(), source: error })?;
-    }
-    let mut exported = clock.time("export", || export(&model));
-    let mut verification = Verification::Unchanged;
-    if changed {
-        let growth = (exported.encoded_len() as u64).saturating_sub(file_bytes);
-        if growth > 0 {
-            notes.push(format!("the original graph was kept: the optimized one is {growth} bytes larger"));
-            exported = original.messages()?;
-        } else {
-            after = Summary::of(&model, 0);
-            verification = clock.time("verify", || verify(&original, &exported, options))?;
+    let job = Job { original: &original, options, trial };
+
+    let mut left_out = BTreeSet::new();
+    let mut attempt = match job.attempt(model, &left_out, &mut clock) {
+        Err(Error::Passes { source: error @ PassError::TrainingInfo, .. }) => {
+            notes.push(format!("nothing was changed: {error}"));
+            Attempt::unchanged(original.messages()?, before.clone())
         }
+        attempt => attempt?,
+    };
+    if let Some(reason) = attempt.refusal.take() {
+        (attempt, left_out) = job.without_culprits(&attempt, reason, &mut clock)?;
     }
-    after.bytes = clock.time("write", || write(exported, target, external))?;
+    if let (
+        Effort::Runs(_),
+        Verification::Done(VerifyReport { status: Status::NotVerifiable { reason }, .. }),
+    ) = (options.effort, &attempt.verification)
+    {
+        return Err(Error::NotVerifiable { file: source.name(), reason: reason.clone() });
+    }
+    let growth = (attempt.exported.encoded_len() as u64).saturating_sub(file_bytes);
+    if growth > 0 && attempt.is_changed() {
+        notes.push(format!("the original graph was kept: the optimized one is {growth} bytes larger"));
+        attempt = Attempt::unchanged(original.messages()?, before.clone());
+    }
+    let mut after = attempt.after;
+    after.bytes = clock.time("write", || write(attempt.exported, target, external))?;
     Ok(Report {
         input: source.name(),
         output: target.name(),
@@ -326,11 +424,112 @@ pub fn optimize(
         before,
         after,
         stages: clock.stages,
-        passes,
-        verification,
-        left_out: BTreeSet::new(),
+        passes: attempt.passes,
+        verification: attempt.verification,
+        left_out,
         notes,
     })
+}
+
+/// Holds two models against each other.
+///
+/// # Errors
+/// If a model cannot be read, or data does not fit.
+pub fn compare(a: &Source, b: &Source, trial: &Trial, effort: Effort) -> Result<VerifyReport, Error> {
+    let (first, second) = (Original::open(a)?, Original::open(b)?);
+    let options = trial.prepare(&into_model(first.read()?, a)?.graph, effort)?;
+    into_model(second.read()?, b)?;
+    Ok(verify(&first.messages()?, &second.messages()?, &options))
+}
+
+/// What is to be optimized, and how.
+struct Job<'a> {
+    original: &'a Original<'a>,
+    options: &'a Options,
+    /// How to verify; none where it is not wanted.
+    trial: Option<VerifyOptions>,
+}
+
+/// The result of one run of the passes.
+struct Attempt {
+    exported: ModelProto,
+    after: Summary,
+    passes: Vec<Pass>,
+    verification: Verification,
+    /// Why the result is wrong, if it is.
+    refusal: Option<String>,
+}
+
+impl Attempt {
+    fn unchanged(exported: ModelProto, after: Summary) -> Self {
+        let verification = Verification::Skipped(Skipped::Unchanged);
+        Self { exported, after, passes: Vec::new(), verification, refusal: None }
+    }
+
+    fn is_changed(&self) -> bool {
+        self.passes.iter().any(|pass| !pass.applied.is_empty())
+    }
+}
+
+impl Job<'_> {
+    /// Runs the passes without those of `left_out`, and judges the result.
+    fn attempt(
+        &self,
+        mut model: Model,
+        left_out: &BTreeSet<String>,
+        clock: &mut Clock<'_>,
+    ) -> Result<Attempt, Error> {
+        let listener = clock.listener;
+        let passes = clock
+            .time("optimize", || run_passes(&mut model, self.options, left_out, listener))
+            .map_err(|error| Error::Passes { file: self.original.source.name(), source: error })?;
+        let legal = clock.time("check", || check(&model));
+        let exported = clock.time("export", || export(&model));
+        let mut attempt = Attempt { passes, ..Attempt::unchanged(exported, Summary::of(&model, 0)) };
+        if let Err(error) = legal {
+            attempt.refusal = Some(format!("the graph is not legal: {error}"));
+        } else if attempt.is_changed() {
+            attempt.verification = match &self.trial {
+                None => Verification::Skipped(Skipped::Off),
+                Some(trial) => {
+                    let original = self.original.messages()?;
+                    let report = clock.time("verify", || verify(&original, &attempt.exported, trial));
+                    if let Status::Failed { reason } = &report.status {
+                        attempt.refusal = Some(reason.clone());
+                    }
+                    Verification::Done(report)
+                }
+            };
+        }
+        Ok(attempt)
+    }
+
+    /// The result without the passes and rules that make it wrong, and their names.
+    fn without_culprits(
+        &self,
+        wrong: &Attempt,
+        reason: String,
+        clock: &mut Clock<'_>,
+    ) -> Result<(Attempt, BTreeSet<String>), Error> {
+        let mut fired: Vec<String> = Vec::new();
+        for name in wrong.passes.iter().flat_map(|pass| pass.applied.keys()) {
+            if !fired.iter().any(|known| known == name) {
+                fired.push((*name).to_owned());
+            }
+        }
+        let mut again = |left_out: &BTreeSet<String>| {
+            let model = into_model(self.original.read()?, self.original.source)?;
+            self.attempt(model, left_out, clock)
+        };
+        let refused = |reason| Error::Refused { file: self.original.source.name(), reason };
+        let culprits = bisect(&fired, |left_out| again(left_out).map(|attempt| attempt.refusal.is_none()))?
+            .ok_or_else(|| refused(reason))?;
+        let attempt = again(&culprits)?;
+        match attempt.refusal {
+            Some(reason) => Err(refused(reason)),
+            None => Ok((attempt, culprits)),
+        }
+    }
 }
 
 /// What no model could mend.
@@ -346,9 +545,17 @@ fn refuse_options(target: &Target, options: &Options) -> Result<(), Error> {
     }
 }
 
-fn run_passes(model: &mut Model, options: &Options, listener: &dyn Listener) -> Result<Vec<Pass>, PassError> {
-    let context =
-        PassContext { skip: options.skip.clone(), only: options.only.clone(), explain: options.explain };
+fn run_passes(
+    model: &mut Model,
+    options: &Options,
+    left_out: &BTreeSet<String>,
+    listener: &dyn Listener,
+) -> Result<Vec<Pass>, PassError> {
+    let context = PassContext {
+        skip: options.skip.union(left_out).cloned().collect(),
+        only: options.only.clone(),
+        explain: options.explain,
+    };
     let reports = pipeline(options.level).run(model, &context, |report, model| {
         if options.print_after.as_deref() == Some(report.pass) {
             listener.after_pass(report.pass, model);
@@ -368,16 +575,6 @@ fn run_passes(model: &mut Model, options: &Options, listener: &dyn Listener) -> 
             .collect(),
     };
     Ok(reports.into_iter().map(pass).collect())
-}
-
-/// Holds the result against the original.
-fn verify(_: &Original<'_>, _: &ModelProto, options: &Options) -> Result<Verification, Error> {
-    match options.effort {
-        Effort::Off => Ok(Verification::Off),
-        Effort::Auto | Effort::Runs(_) => {
-            Ok(Verification::NotVerifiable { reason: "no engine runs models yet".to_owned() })
-        }
-    }
 }
 
 /// The files that hold weights of a model, and how many bytes of them.

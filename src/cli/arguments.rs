@@ -3,9 +3,10 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use onnx_opt::session::{Effort, Options, Source, Target};
+use onnx_opt::session::{Effort, Options, Source, Target, Trial};
+use onnx_opt::verify::EngineChoice;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -74,9 +75,86 @@ pub struct Optimize {
     /// The same as `--verify off`
     #[arg(long, conflicts_with = "verify", help_heading = "Verification")]
     pub no_verify: bool,
+    #[command(flatten)]
+    pub trial: TrialArguments,
 
     #[command(flatten)]
     pub say: Say,
+}
+
+/// What models are compared on.
+#[derive(Debug, Args)]
+pub struct TrialArguments {
+    /// An input: its shape, as in `x=1x3x224x224`, or a file (.npy, .npz, .pb)
+    #[arg(long = "input", value_name = "NAME=SHAPE|FILE", value_parser = given, help_heading = "Verification")]
+    inputs: Vec<(String, Given)>,
+    /// Samples to compare on: .npz, .npy, .pb, or a folder of them; random inputs without
+    #[arg(long, value_name = "PATH", help_heading = "Verification")]
+    data: Vec<PathBuf>,
+    /// Largest difference relative to the range of an output [default: by element type]
+    #[arg(long, value_name = "NUMBER", value_parser = tolerance, help_heading = "Verification")]
+    tolerance: Option<f64>,
+    /// The engine that runs the models [default: tract, then onnxruntime if its library is known]
+    #[arg(long, value_enum, help_heading = "Verification")]
+    engine: Option<EngineName>,
+    /// The library of onnxruntime, as libonnxruntime.so [default: that of ORT_DYLIB_PATH]
+    #[arg(long, value_name = "PATH", help_heading = "Verification")]
+    ort_lib: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum EngineName {
+    Tract,
+    Onnxruntime,
+}
+
+/// What is given for an input.
+#[derive(Clone, Debug, PartialEq)]
+enum Given {
+    Shape(Vec<usize>),
+    File(PathBuf),
+}
+
+/// `NAME=SHAPE` or `NAME=FILE`. A name may hold `=` and `:`, a shape never does.
+fn given(text: &str) -> Result<(String, Given), String> {
+    let (name, value) = text.rsplit_once('=').ok_or("expected NAME=SHAPE or NAME=FILE")?;
+    let sizes: Result<Vec<usize>, _> = value.split(['x', ',']).map(|size| size.trim().parse()).collect();
+    let given = match sizes {
+        Ok(sizes) => Given::Shape(sizes),
+        Err(_) if Path::new(value).extension().is_some() => Given::File(value.into()),
+        Err(_) => return Err("expected a shape as 1x3x224x224, or a file".to_owned()),
+    };
+    Ok((name.to_owned(), given))
+}
+
+fn tolerance(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if number >= 0.0 => Ok(number),
+        _ => Err("expected a number of zero or more".to_owned()),
+    }
+}
+
+impl TrialArguments {
+    pub fn trial(&self) -> Trial {
+        let mut trial = Trial {
+            data: self.data.clone(),
+            engine: match self.engine {
+                None => EngineChoice::Auto,
+                Some(EngineName::Tract) => EngineChoice::Tract,
+                Some(EngineName::Onnxruntime) => EngineChoice::OnnxRuntime,
+            },
+            library: self.ort_lib.clone(),
+            tolerance: self.tolerance,
+            ..Trial::default()
+        };
+        for (name, given) in self.inputs.iter().cloned() {
+            match given {
+                Given::Shape(shape) => drop(trial.shapes.insert(name, shape)),
+                Given::File(file) => drop(trial.files.insert(name, file)),
+            }
+        }
+        trial
+    }
 }
 
 /// How much to say.
@@ -125,6 +203,28 @@ Example:
         #[arg(long)]
         json: bool,
     },
+    /// Run two models on the same inputs and show how far their outputs differ
+    #[command(after_help = "\
+Examples:
+  onnx-opt verify net.onnx net.opt.onnx                       on random inputs
+  onnx-opt verify a.onnx b.onnx --runs 8 --input x=4x3x32x32  of this shape
+  onnx-opt verify a.onnx b.onnx --data samples/               on data of yours
+
+Exit codes: 0 they agree, 3 they do not, or nobody can tell.")]
+    Verify {
+        /// The first model
+        a: PathBuf,
+        /// The second model
+        b: PathBuf,
+        /// So many sets of inputs
+        #[arg(long, value_name = "N", value_parser = runs)]
+        runs: Option<usize>,
+        #[command(flatten)]
+        trial: TrialArguments,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// List the rewrite rules, or show one
     Rules {
         /// The rule to show
@@ -160,6 +260,7 @@ impl Arguments {
             Some(
                 Command::Inspect { json, .. }
                 | Command::Diff { json, .. }
+                | Command::Verify { json, .. }
                 | Command::Rules { json, .. }
                 | Command::Passes { json, .. },
             ) => *json,
@@ -172,11 +273,12 @@ fn effort(text: &str) -> Result<Effort, String> {
     match text {
         "auto" => Ok(Effort::Auto),
         "off" => Ok(Effort::Off),
-        _ => match text.parse() {
-            Ok(runs) if runs > 0 => Ok(Effort::Runs(runs)),
-            _ => Err("expected auto, off or a number of runs".to_owned()),
-        },
+        _ => runs(text).map(Effort::Runs).map_err(|_| "expected auto, off or a number of runs".to_owned()),
     }
+}
+
+fn runs(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&runs| runs > 0).ok_or_else(|| "expected a number of runs".to_owned())
 }
 
 /// The file of this name, or standard input.
@@ -209,6 +311,7 @@ impl Optimize {
         Options {
             level: self.level,
             effort: if self.no_verify { Effort::Off } else { self.verify },
+            trial: self.trial.trial(),
             external_data: self.external_data,
             skip: self.skip.iter().cloned().collect(),
             only: self.only.iter().cloned().collect(),
@@ -241,6 +344,15 @@ mod tests {
             assert_eq!(optimize(arguments).level, level);
         }
         assert!(Arguments::try_parse_from(["onnx-opt", "m", "-O4"]).is_err());
+    }
+
+    #[test]
+    fn an_input_is_a_shape_or_a_file() {
+        let shape = |sizes: &[usize]| Given::Shape(sizes.to_vec());
+        assert_eq!(given("x=1x3"), Ok(("x".into(), shape(&[1, 3]))));
+        assert_eq!(given("a=b:0=2,4"), Ok(("a=b:0".into(), shape(&[2, 4]))));
+        assert_eq!(given("x=d/a.npy"), Ok(("x".into(), Given::File("d/a.npy".into()))));
+        assert!(given("x").is_err() && given("x=1x-3").is_err());
     }
 
     #[test]

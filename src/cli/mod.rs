@@ -8,6 +8,7 @@ mod inspect;
 mod optimize;
 mod output;
 mod progress;
+mod verify;
 
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
@@ -41,6 +42,7 @@ pub fn main() -> ExitCode {
     };
     match panic::catch_unwind(AssertUnwindSafe(|| run(&arguments))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error @ Error::Told)) => ExitCode::from(error.exit_code()),
         Ok(Err(error)) => end(&error.to_string(), error.help(), error.exit_code()),
         Err(_) => {
             let words = PANIC.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -70,6 +72,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         None => optimize::run(&arguments.optimize),
         Some(Command::Inspect { model, json, text }) => inspect::run(model, *json, *text),
         Some(Command::Diff { a, b, json }) => diff::run(a, b, *json),
+        Some(Command::Verify { a, b, runs, trial, json }) => verify::run(a, b, *runs, &trial.trial(), *json),
         Some(Command::Rules { name, json }) => catalogue::rules(name.as_deref(), *json),
         Some(Command::Passes { level, json }) => catalogue::passes(*level, *json),
         Some(Command::Completions { shell }) => {

@@ -3,12 +3,13 @@
 use std::io::{self, IsTerminal};
 
 use onnx_opt::ir::{self, Model};
-use onnx_opt::report::{Macs, Report, Summary, Verification};
+use onnx_opt::report::{Macs, Report, Skipped, Summary, Verification};
 use onnx_opt::session::{self, Error, Listener, Target};
+use onnx_opt::verify::{Status, VerifyReport};
 
 use super::arguments::Optimize;
 use super::format::{bytes, count, numbers, percent, seconds};
-use super::output::{GOOD, NOTE, Stream, TITLE};
+use super::output::{BAD, GOOD, NOTE, Stream, TITLE};
 use super::progress::Progress;
 
 /// Optimizes as the arguments say and prints the report.
@@ -55,10 +56,9 @@ fn text(report: &Report, verbose: bool, stream: Stream) -> String {
     text += &numbers(Some(&["", "before", "after", "change"]), comparison(&report.before, &report.after));
     text += &format!(" time: {}\n", times(report));
     let verification = match &report.verification {
-        Verification::Off => "not verified, as asked".to_owned(),
-        Verification::Unchanged => "nothing to verify: no rewrite applied".to_owned(),
-        Verification::NotVerifiable { reason } => stream.paint(NOTE, &format!("not verified: {reason}")),
-        Verification::Passed { detail, .. } => stream.paint(GOOD, &format!("verified: {detail}")),
+        Verification::Skipped(Skipped::Off) => "not verified, as asked".to_owned(),
+        Verification::Skipped(Skipped::Unchanged) => "nothing to verify: no rewrite applied".to_owned(),
+        Verification::Done(done) => verdict(done, stream),
     };
     text += &format!(" {verification}\n");
     if verbose {
@@ -72,6 +72,27 @@ fn text(report: &Report, verbose: bool, stream: Stream) -> String {
         text += &format!(" {} {note}\n", stream.paint(NOTE, "note:"));
     }
     text
+}
+
+/// What a verification found, in a line.
+pub fn verdict(report: &VerifyReport, stream: Stream) -> String {
+    match &report.status {
+        Status::Verified if report.runs == 0 => stream.paint(GOOD, "verified: both models are equal"),
+        Status::Verified => {
+            let worst = report.outputs.iter().map(|output| output.max_relative_to_range).fold(0.0, f64::max);
+            let bits = report.outputs.iter().all(|output| output.equal_bits);
+            let difference = if bits {
+                "the same bits".to_owned()
+            } else {
+                format!("at most {worst:.1e} of the range apart")
+            };
+            let runs = if report.runs == 1 { "run" } else { "runs" };
+            let text = format!("verified: {difference} in {} {runs} by {}", report.runs, report.engine);
+            stream.paint(GOOD, &text)
+        }
+        Status::NotVerifiable { reason } => stream.paint(NOTE, &format!("not verified: {reason}")),
+        Status::Failed { reason } => stream.paint(BAD, &format!("differs: {reason}")),
+    }
 }
 
 /// The operators whose number changed, then the totals.

@@ -5,6 +5,7 @@
 
 mod npy;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
@@ -116,8 +117,8 @@ pub fn inputs(graph: &Graph) -> Vec<Input> {
 pub struct Sample {
     /// Where it lies, for messages.
     pub path: PathBuf,
-    /// The files that make it.
-    files: Vec<PathBuf>,
+    /// The files that make it, each with the name of its input where the path does not say it.
+    files: Vec<(Option<String>, PathBuf)>,
 }
 
 /// The samples at a path, in order of their names.
@@ -131,7 +132,7 @@ pub struct Sample {
 pub fn samples(path: &Path) -> Result<Vec<Sample>, DataError> {
     if !fs::metadata(path).map_err(|error| DataErrorKind::from(error).at(path))?.is_dir() {
         return match extension(path) {
-            "npz" | "npy" | "pb" => Ok(vec![Sample { path: path.to_owned(), files: vec![path.to_owned()] }]),
+            "npz" | "npy" | "pb" => Ok(vec![Sample::of(path.to_owned(), [path.to_owned()])]),
             _ => Err(DataErrorKind::Kind.at(path)),
         };
     }
@@ -155,14 +156,14 @@ fn folder(path: &Path) -> Result<Vec<Sample>, DataError> {
             _ if fs::symlink_metadata(&entry).is_ok_and(|entry| entry.is_dir()) => {
                 samples.extend(folder(&entry)?)
             }
-            "npz" => samples.push(Sample { path: entry.clone(), files: vec![entry] }),
+            "npz" => samples.push(Sample::of(entry.clone(), [entry])),
             "npy" => parts.push(entry),
             "pb" if stem.starts_with("input_") => parts.push(entry),
             _ => {}
         }
     }
     if !parts.is_empty() {
-        samples.insert(0, Sample { path: path.to_owned(), files: parts });
+        samples.insert(0, Sample::of(path.to_owned(), parts));
     }
     Ok(samples)
 }
@@ -191,6 +192,16 @@ fn natural(path: &Path) -> Vec<(usize, String)> {
 }
 
 impl Sample {
+    fn of(path: PathBuf, files: impl IntoIterator<Item = PathBuf>) -> Self {
+        Self { path, files: files.into_iter().map(|file| (None, file)).collect() }
+    }
+
+    /// A sample of one file for each input.
+    pub fn of_inputs(files: &BTreeMap<String, PathBuf>) -> Self {
+        let path = files.values().next().cloned().unwrap_or_default();
+        Self { path, files: files.iter().map(|(name, file)| (Some(name.clone()), file.clone())).collect() }
+    }
+
     /// Reads the tensors, one for each input in the order of the inputs; those of optional inputs may be missing.
     /// Numbers are converted to the input's type where that loses no more than rounding.
     ///
@@ -198,11 +209,32 @@ impl Sample {
     /// If a file cannot be read, or does not fit the inputs.
     pub fn load(&self, inputs: &[Input]) -> Result<Named, DataError> {
         let mut found = Named::new();
-        for file in &self.files {
-            found.extend(read(file, inputs, self.files.len() == 1).map_err(|kind| kind.at(file))?);
+        for (name, file) in &self.files {
+            let tensors = match name {
+                Some(name) => read_input(file, name, inputs),
+                None => read(file, inputs, self.files.len() == 1),
+            };
+            found.extend(tensors.map_err(|kind| kind.at(file))?);
         }
         arrange(found, inputs).map_err(|kind| kind.at(&self.path))
     }
+}
+
+/// The tensor of one file for the input of this name: the only one, or that of the name.
+fn read_input(path: &Path, name: &str, inputs: &[Input]) -> Result<Named, DataErrorKind> {
+    let input = inputs.iter().find(|input| input.name == name).ok_or_else(|| unknown(name, inputs))?;
+    let mut found = read(path, std::slice::from_ref(input), true)?;
+    let place = found.iter().position(|(found, _)| found == name);
+    match (place, found.len()) {
+        (Some(place), _) => Ok(vec![found.swap_remove(place)]),
+        (None, 1) => Ok(found.into_iter().map(|(_, tensor)| (name.to_owned(), tensor)).collect()),
+        (None, _) => Err(DataErrorKind::Missing(name.to_owned())),
+    }
+}
+
+fn unknown(name: &str, inputs: &[Input]) -> DataErrorKind {
+    let names: Vec<String> = inputs.iter().map(|input| format!("`{}`", input.name)).collect();
+    DataErrorKind::Unknown { name: name.to_owned(), inputs: names.join(", ") }
 }
 
 /// The tensors of one file. `alone` tells that it is the whole sample, so that its name may say nothing.
@@ -243,8 +275,7 @@ fn read(path: &Path, inputs: &[Input], alone: bool) -> Result<Named, DataErrorKi
 /// If a tensor belongs to no input, an input has no tensor, or types differ.
 pub fn arrange(mut found: Named, inputs: &[Input]) -> Result<Named, DataErrorKind> {
     if let Some((name, _)) = found.iter().find(|(name, _)| !inputs.iter().any(|input| input.name == *name)) {
-        let names: Vec<String> = inputs.iter().map(|input| format!("`{}`", input.name)).collect();
-        return Err(DataErrorKind::Unknown { name: name.clone(), inputs: names.join(", ") });
+        return Err(unknown(name, inputs));
     }
     let mut arranged = Named::with_capacity(inputs.len());
     for input in inputs {

@@ -11,6 +11,8 @@ use serde::Serialize;
 
 pub use macs::Macs;
 
+use crate::verify::VerifyReport;
+
 /// One stage of the work.
 #[derive(Clone, Debug, Serialize)]
 pub struct Stage {
@@ -118,41 +120,24 @@ pub struct Pass {
     pub declined: Vec<(&'static str, String, usize)>,
 }
 
-/// How far the result was held against the original.
+/// How the result was held against the original.
 #[derive(Clone, Debug, Serialize)]
-#[serde(tag = "status", rename_all = "snake_case")]
+#[serde(untagged)]
 pub enum Verification {
-    /// The user did not want it.
-    Off,
-    /// There was nothing to verify: no pass changed the model.
-    Unchanged,
-    /// It could not be done, for the reason given.
-    NotVerifiable {
-        /// Why.
-        reason: String,
-    },
-    /// Both gave the same within tolerance.
-    Passed {
-        /// What was compared, in words.
-        detail: String,
-        /// Differences by output.
-        outputs: Vec<OutputDifference>,
-    },
+    /// It was not.
+    Skipped(Skipped),
+    /// Both ran, or could not.
+    Done(VerifyReport),
 }
 
-/// How far one output of two models differs, over all runs.
-#[derive(Clone, Debug, Serialize)]
-pub struct OutputDifference {
-    /// Name of the output.
-    pub name: String,
-    /// Largest absolute difference.
-    pub max_difference: f64,
-    /// The same relative to the range of the output.
-    pub relative: f64,
-    /// Cosine of the angle between both.
-    pub cosine: f64,
-    /// Signal to noise in decibels; none where both are equal.
-    pub sqnr: Option<f64>,
+/// Why nothing was verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
+pub enum Skipped {
+    /// The user did not want it.
+    Off,
+    /// No pass changed the model.
+    Unchanged,
 }
 
 /// What was done to a model.
