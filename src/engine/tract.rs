@@ -485,7 +485,7 @@ fn name_omitted(model: &mut ModelProto) -> bool {
             }
         }
         for (place, name) in node.output.iter_mut().enumerate().filter(|(_, name)| name.is_empty()) {
-            *name = format!("onnx-opt/unused/{index}/{place}").into();
+            *name = format!("onnx-opt/unused/{index}/{place}");
             changed = true;
         }
     }
@@ -649,13 +649,12 @@ mod tests {
     }
 
     /// The bytes of a model with one input and one node.
-    fn model(opset: i64, element: ElementType, new: impl FnOnce(&mut Graph) -> NewNode) -> Vec<u8> {
+    fn model(opset: i64, new: impl FnOnce(&mut Graph) -> NewNode) -> Vec<u8> {
         let mut graph = Graph::new(Context::with_opset(opset));
         let node = new(&mut graph);
         let id = graph.add_node(node).unwrap();
         let output = graph.node(id).output(0).unwrap();
         graph.add_output("y", output).unwrap();
-        let _ = element;
         let rest = ModelProto {
             ir_version: Some(10),
             opset_import: vec![onnx_opt_proto::OperatorSetIdProto { domain: None, version: Some(opset) }],
@@ -666,7 +665,7 @@ mod tests {
 
     #[test]
     fn runs_a_model_and_lowers_narrow_types() {
-        let bytes = model(21, ElementType::Float, |graph| {
+        let bytes = model(21, |graph| {
             let x = graph.add_input("x", Type::tensor(ElementType::Float, [onnx_opt_ir::Dim::fixed(2)]));
             let weight = Tensor::from_integers(ElementType::Int4, &[2], &[3, -4]).unwrap();
             let weight = graph.add_constant(weight);
@@ -683,7 +682,7 @@ mod tests {
 
     #[test]
     fn names_what_it_cannot_run() {
-        let bytes = model(17, ElementType::Float, |graph| {
+        let bytes = model(17, |graph| {
             let x = graph.add_input("x", Type::tensor(ElementType::Float, [onnx_opt_ir::Dim::fixed(2)]));
             NewNode::new("Bernoulli", [x])
         });

@@ -204,7 +204,9 @@ impl Random {
             (0..count).map(|_| (self.bits() & 1) as f64).collect()
         } else if element.is_integer() && mask {
             // A mask that hides everything has no defined result.
-            (0..count).map(|index| if index == 0 || self.bits() % 4 != 0 { 1.0 } else { 0.0 }).collect()
+            (0..count)
+                .map(|index| if index == 0 || !self.bits().is_multiple_of(4) { 1.0 } else { 0.0 })
+                .collect()
         } else if element.is_integer() {
             (0..count).map(|_| (self.bits() % integers.max(1)) as f64).collect()
         } else {
