@@ -13,8 +13,8 @@ pub(super) fn rule(op_type: &str) -> Option<Rule> {
         | "Cos" | "Cosh" | "CumProd" | "CumSum" | "Elu" | "Erf" | "Exp" | "Floor" | "Gelu"
         | "HardSigmoid" | "HardSwish" | "Hardmax" | "LeakyRelu" | "Log" | "LogSoftmax" | "Mish" | "Neg"
         | "Not" | "PRelu" | "Reciprocal" | "Relu" | "Round" | "Selu" | "Shrink" | "Sigmoid" | "Sign"
-        | "Sin" | "Sinh" | "Softmax" | "Softplus" | "Softsign" | "Sqrt" | "Swish" | "Tan" | "Tanh"
-        | "ThresholdedRelu" | "Trilu" => unary,
+        | "Sin" | "Sinh" | "Softmax" | "Softplus" | "Softsign" | "SwiGLU" | "Sqrt" | "Swish" | "Tan"
+        | "Tanh" | "ThresholdedRelu" | "Trilu" => unary,
         "Clip" => clip,
         "Identity" => identity,
         "Dropout" => dropout,

@@ -286,7 +286,7 @@ fn concat(cx: &Inference<'_>) -> Answer {
     };
     let axis = cx.axis(cx.node().int("axis").unwrap_or(1), result.len())?;
     let mut length = Some(Dim::fixed(0));
-    for index in operands.clone() {
+    for index in operands {
         let Some(shape) = cx.shape(index) else {
             length = None;
             continue;
