@@ -437,8 +437,13 @@ pub fn optimize(
 /// If a model cannot be read, or data does not fit.
 pub fn compare(a: &Source, b: &Source, trial: &Trial, effort: Effort) -> Result<VerifyReport, Error> {
     let (first, second) = (Original::open(a)?, Original::open(b)?);
-    let options = trial.prepare(&into_model(first.read()?, a)?.graph, effort)?;
-    into_model(second.read()?, b)?;
+    let graphs = (into_model(first.read()?, a)?.graph, into_model(second.read()?, b)?.graph);
+    let names =
+        |graph| -> BTreeSet<String> { data::inputs(graph).into_iter().map(|input| input.name).collect() };
+    if names(&graphs.0) != names(&graphs.1) {
+        return Err(Error::Differ("their inputs have other names".to_owned()));
+    }
+    let options = trial.prepare(&graphs.0, effort)?;
     Ok(verify(&first.messages()?, &second.messages()?, &options))
 }
 

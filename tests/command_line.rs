@@ -1,0 +1,297 @@
+//! The program from outside: exit codes, messages, files, streams.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use assert_cmd::Command;
+use predicates::prelude::*;
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+/// The program in an empty folder with copies of these fixtures.
+struct Place(TempDir);
+
+impl Place {
+    fn with(fixtures: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for name in fixtures {
+            fs::copy(fixture(name), folder.path().join(Path::new(name).file_name().unwrap())).unwrap();
+        }
+        Self(folder)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::cargo_bin("onnx-opt").unwrap();
+        command.current_dir(self.0.path()).env_remove("ORT_DYLIB_PATH").args(arguments);
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Names in the folder, in order.
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(self.0.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn a_model_alone_is_optimized_beside_itself() {
+    let place = Place::with(&["mnist_resnet.onnx"]);
+    let said = place.command(&["mnist_resnet.onnx"]).assert().success();
+    let said = said.stdout(predicate::str::contains("mnist_resnet.onnx -> mnist_resnet.opt.onnx (O2)"));
+    let said = said.stdout(predicate::str::is_match(r"operators +\d+ +\d+ +-").unwrap());
+    said.stdout(predicate::str::contains("verified: ")).stderr("");
+    assert_eq!(place.names(), ["mnist_resnet.onnx", "mnist_resnet.opt.onnx"]);
+    assert_eq!(
+        fs::read(place.path("mnist_resnet.onnx")).unwrap(),
+        fs::read(fixture("mnist_resnet.onnx")).unwrap()
+    );
+}
+
+#[test]
+fn level_zero_gives_the_same_bytes_and_other_levels_settle() {
+    for name in ["residual_block.onnx", "transformer_block.onnx", "if_dynamic.onnx", "decorated.onnx"] {
+        let place = Place::with(&[name]);
+        place.command(&[name, "-O0", "-q", "-o", "same.onnx"]).assert().success().stdout("");
+        assert_eq!(fs::read(place.path("same.onnx")).unwrap(), fs::read(fixture(name)).unwrap(), "{name}");
+        place.command(&[name, "-q", "--no-verify", "-o", "once.onnx"]).assert().success();
+        place.command(&["once.onnx", "-q", "--no-verify", "-o", "twice.onnx"]).assert().success();
+        let bytes = ["once.onnx", "twice.onnx"].map(|file| fs::read(place.path(file)).unwrap());
+        assert_eq!(bytes[0], bytes[1], "{name}");
+        assert!(bytes[0].len() as u64 <= fs::metadata(fixture(name)).unwrap().len(), "{name}");
+    }
+}
+
+#[test]
+fn malformed_models_are_refused_in_a_line_and_leave_nothing() {
+    for entry in fs::read_dir(fixture("malformed")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let place = Place::with(&[&format!("malformed/{name}")]);
+        let output = place.command(&[name]).timeout(std::time::Duration::from_secs(60)).output().unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{name}: {said}");
+        let lines: Vec<&str> = said.lines().collect();
+        assert!(lines[0].starts_with("error: ") && lines[0].contains(name), "{name}: {said}");
+        assert!(
+            lines.len() <= 2 && lines[1..].iter().all(|line| line.starts_with("help: ")),
+            "{name}: {said}"
+        );
+        assert!(!said.contains("internal error"), "{name}: {said}");
+        assert_eq!(place.names(), [name]);
+        assert_eq!(fs::read(place.path(name)).unwrap(), fs::read(&path).unwrap());
+    }
+}
+
+#[test]
+fn the_input_is_never_overwritten() {
+    let place = Place::with(&["ir3.onnx", "external_data.onnx", "external_data.bin"]);
+    fs::hard_link(place.path("ir3.onnx"), place.path("hard.onnx")).unwrap();
+    let mut outputs = vec!["ir3.onnx", "./ir3.onnx", "hard.onnx"];
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("ir3.onnx", place.path("soft.onnx")).unwrap();
+        outputs.push("soft.onnx");
+    }
+    for output in outputs {
+        let said = place.command(&["ir3.onnx", "-o", output]).assert().code(2);
+        said.stderr(predicate::str::contains("help: name another file with -o"));
+    }
+    place.command(&["external_data.onnx", "-o", "external_data.bin"]).assert().code(2);
+    for name in ["ir3.onnx", "external_data.bin"] {
+        assert_eq!(fs::read(place.path(name)).unwrap(), fs::read(fixture(name)).unwrap());
+    }
+}
+
+#[test]
+fn what_cannot_be_written_fails_and_leaves_nothing() {
+    let place = Place::with(&["ir3.onnx"]);
+    fs::create_dir(place.path("folder.onnx")).unwrap();
+    for output in ["absent/a.onnx", "folder.onnx"] {
+        let said = place.command(&["ir3.onnx", "-o", output]).assert().code(1);
+        said.stderr(predicate::str::contains(output)).stderr(predicate::str::contains("help: "));
+    }
+    assert_eq!(place.names(), ["folder.onnx", "ir3.onnx"]);
+}
+
+#[test]
+fn streams_carry_models_and_the_table_steps_aside() {
+    let place = Place::with(&["ir3.onnx"]);
+    let model = fs::read(fixture("ir3.onnx")).unwrap();
+    place.command(&["ir3.onnx", "-q", "-o", "file.onnx"]).assert().success();
+    let expected = fs::read(place.path("file.onnx")).unwrap();
+    for arguments in [&["-"][..], &["-", "-o", "-"], &["ir3.onnx", "-o", "-"]] {
+        let output = place.command(arguments).write_stdin(model.clone()).output().unwrap();
+        assert!(output.status.success());
+        assert_eq!(output.stdout, expected, "{arguments:?}");
+        assert!(text(&output.stderr).contains("operators"));
+    }
+    let said = place.command(&["-", "-o", "-", "--external-data"]).write_stdin(model).assert().code(2);
+    said.stderr(predicate::str::contains("help: "));
+    place.command(&["-"]).write_stdin("no model").assert().code(1);
+}
+
+#[test]
+fn external_data_gets_a_file_of_its_own() {
+    let place = Place::with(&["mnist_resnet.onnx"]);
+    place.command(&["mnist_resnet.onnx", "-q", "--external-data", "-o", "a.onnx"]).assert().success();
+    assert_eq!(place.names(), ["a.onnx", "a.onnx.data", "mnist_resnet.onnx"]);
+    // A model with external data gives one with external data.
+    place.command(&["a.onnx", "-q", "-O1", "-o", "b.onnx"]).assert().success();
+    assert!(place.path("b.onnx.data").exists());
+    place.command(&["verify", "mnist_resnet.onnx", "b.onnx"]).assert().success();
+}
+
+#[test]
+fn reports_and_errors_are_json_where_asked() {
+    let place = Place::with(&["mnist_resnet.onnx"]);
+    let output = place.run(&["mnist_resnet.onnx", "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["level"], 2);
+    assert!(report["before"]["nodes"].as_u64() > report["after"]["nodes"].as_u64());
+    assert!(report["before"]["operators"]["Conv"].as_u64() > Some(0));
+    assert!(report["after"]["macs"]["count"].as_u64() > Some(0));
+    assert_eq!(report["verification"]["status"], "verified");
+    assert!(report["stages"].as_array().unwrap().iter().all(|stage| stage["seconds"].is_number()));
+    assert!(report["passes"][0]["applied"].is_object());
+
+    for (arguments, code) in [(&["absent.onnx", "--json"][..], 1), (&["--json", "--nonsense"], 2)] {
+        let output = place.run(arguments);
+        assert_eq!(output.status.code(), Some(code));
+        let error: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(error["error"].is_string() && error["exit_code"] == code);
+    }
+}
+
+#[test]
+fn wrong_usage_is_told_from_failure() {
+    let place = Place::with(&["ir3.onnx"]);
+    for arguments in [
+        &[][..],
+        &["ir3.onnx", "-O4"],
+        &["ir3.onnx", "--skip", "no_such_rule"],
+        &["ir3.onnx", "--print-after", "no_such_pass"],
+        &["ir3.onnx", "--verify", "0"],
+        &["ir3.onnx", "--verify", "2", "--no-verify"],
+        &["ir3.onnx", "--input", "nowhere=1x3"],
+        &["rules", "no_such_rule"],
+    ] {
+        let output = place.run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", text(&output.stderr));
+        assert!(!output.stderr.is_empty());
+    }
+    assert_eq!(place.names(), ["ir3.onnx"]);
+    place
+        .command(&["absent.onnx"])
+        .assert()
+        .code(1)
+        .stderr(predicate::str::contains("absent.onnx: no such file"));
+}
+
+#[test]
+fn what_was_demanded_and_cannot_be_verified_is_not_written() {
+    let place = Place::with(&["custom_domain.onnx"]);
+    place.command(&["custom_domain.onnx", "--verify", "2", "-o", "a.onnx"]).assert().code(3);
+    assert_eq!(place.names(), ["custom_domain.onnx"]);
+    let said = place.command(&["custom_domain.onnx", "-o", "a.onnx"]).assert().success();
+    said.stdout(predicate::str::contains("not verified: ")).stdout(predicate::str::contains("Mystery"));
+}
+
+#[test]
+fn two_models_are_compared_on_data() {
+    let place =
+        Place::with(&["mnist_resnet.onnx", "mnist_resnet.feed.npz", "digits_cnn.onnx", "ir3.feed.npz"]);
+    let same = ["verify", "mnist_resnet.onnx", "mnist_resnet.onnx", "--data", "mnist_resnet.feed.npz"];
+    place.command(&same).assert().success().stdout(predicate::str::contains("verified"));
+    place.command(&["verify", "mnist_resnet.onnx", "digits_cnn.onnx"]).assert().code(3);
+    let wrong = ["verify", "mnist_resnet.onnx", "mnist_resnet.onnx", "--data", "ir3.feed.npz"];
+    place.command(&wrong).assert().code(1).stderr(predicate::str::contains("there is no input `x`"));
+}
+
+#[test]
+fn a_model_named_like_a_command_is_reachable() {
+    let place = Place::with(&["ir3.onnx"]);
+    fs::rename(place.path("ir3.onnx"), place.path("inspect")).unwrap();
+    place.command(&["./inspect", "-q"]).assert().success();
+    assert_eq!(place.names(), ["inspect", "inspect.opt.onnx"]);
+}
+
+#[test]
+fn models_are_inspected_and_told_apart() {
+    let place = Place::with(&["mnist_resnet.onnx", "digits_cnn.onnx"]);
+    let said = place.command(&["inspect", "mnist_resnet.onnx"]).assert().success();
+    said.stdout(predicate::str::contains("Conv")).stdout(predicate::str::contains("largest weights"));
+    let output = place.run(&["inspect", "mnist_resnet.onnx", "--json"]);
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["inputs"][0]["name"], "input");
+    assert!(found["summary"]["parameters"].as_u64() > Some(0));
+    let said = place.command(&["inspect", "mnist_resnet.onnx", "--text"]).assert().success();
+    said.stdout(predicate::str::contains("Conv("));
+
+    let same: Value = serde_json::from_slice(
+        &place.run(&["diff", "mnist_resnet.onnx", "mnist_resnet.onnx", "--json"]).stdout,
+    )
+    .unwrap();
+    assert_eq!((&same["nodes"], &same["weights"]), (&Value::Array(vec![]), &Value::Array(vec![])));
+    let said = place.command(&["diff", "mnist_resnet.onnx", "digits_cnn.onnx"]).assert().success();
+    said.stdout(predicate::str::is_match("nodes: [1-9][0-9]* differ").unwrap());
+}
+
+#[test]
+fn the_catalogue_and_the_completions_are_printed() {
+    let place = Place::with(&[]);
+    let rules: Value = serde_json::from_slice(&place.run(&["rules", "--json"]).stdout).unwrap();
+    let first = rules[0]["name"].as_str().unwrap();
+    place.command(&["rules", first]).assert().success().stdout(predicate::str::contains(first));
+    place.command(&["passes", "-O1"]).assert().success().stdout(predicate::str::contains("dead_code"));
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        place.command(&["completions", shell]).assert().success().stdout(predicate::str::contains("inspect"));
+    }
+    place.command(&["--help"]).assert().success().stdout(predicate::str::contains("Examples:"));
+}
+
+#[test]
+fn the_graph_is_printed_after_a_pass() {
+    let place = Place::with(&["ir3.onnx"]);
+    let said = place.command(&["ir3.onnx", "-q", "--print-after", "dead_code"]).assert().success();
+    said.stderr(predicate::str::contains("// after dead_code")).stdout("");
+}
+
+/// Nobody reads: no panic, no noise.
+#[cfg(unix)]
+#[test]
+fn a_closed_pipe_is_no_panic() {
+    let place = Place::with(&["ir3.onnx"]);
+    for arguments in ["ir3.onnx", "ir3.onnx -o -", "inspect ir3.onnx", "rules"] {
+        let program = assert_cmd::cargo::cargo_bin("onnx-opt");
+        let script = format!("'{}' {arguments} | true", program.display());
+        let output = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .current_dir(place.0.path())
+            .output()
+            .unwrap();
+        assert!(!text(&output.stderr).contains("internal error"), "{}", text(&output.stderr));
+    }
+}
