@@ -28,6 +28,7 @@ from onnx import GraphProto, ModelProto, NodeProto, helper
 import engines
 import tool
 
+RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 SHOWN = ("BatchNormalization", "LayerNormalization", "Gelu")
 NUDGE = 1 + 1e-6
 
@@ -79,10 +80,19 @@ def size(path: pathlib.Path) -> int:
     return sum(p.stat().st_size for p in (path, *external_files(path)))
 
 
+def without_location(path: pathlib.Path) -> ModelProto:
+    """The model with its external data inside."""
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        tensor.ClearField("data_location")
+        tensor.ClearField("external_data")
+    return model
+
+
 def identical(one: pathlib.Path, other: pathlib.Path) -> bool:
-    """The same bytes; with external data, which may have another name, the same model."""
+    """The same bytes; with external data, which may move, the same model."""
     if external_files(one) or external_files(other):
-        return onnx.load(one) == onnx.load(other)
+        return without_location(one) == without_location(other)
     return one.read_bytes() == other.read_bytes()
 
 
@@ -164,7 +174,8 @@ def compare(original: pathlib.Path, result: pathlib.Path, limit: float, row: Row
     except Exception as error:
         row.notes.append(f"original does not run: {error}".splitlines()[0][:100])
         return
-    if worst(plain, outputs(original, feeds, optimized=False)) > 0:
+    # onnxruntime's generators start alike in every session, but what they give depends on the nodes before.
+    if RANDOM & row.before.keys():
         row.notes.append("random outputs, not compared")
         engines.session(result, optimized=False)
         return
