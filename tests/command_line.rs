@@ -295,3 +295,30 @@ fn a_closed_pipe_is_no_panic() {
         assert!(!text(&output.stderr).contains("internal error"), "{}", text(&output.stderr));
     }
 }
+
+/// Interrupted while the engines run, the program takes its temporary files along.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_leaves_nothing() {
+    use std::time::{Duration, Instant};
+
+    let place = Place::with(&["mnist_resnet.onnx"]);
+    let temporary = tempfile::tempdir().unwrap();
+    let count = || fs::read_dir(temporary.path()).unwrap().count();
+    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin("onnx-opt"))
+        .args(["mnist_resnet.onnx", "-q", "--verify", "1000"])
+        .current_dir(place.0.path())
+        .env("TMPDIR", temporary.path())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    while count() == 0 && start.elapsed() < Duration::from_secs(30) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(count(), 1);
+    // SAFETY: the process is a child that was not waited for.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGINT) }, 0);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(count(), 0);
+    assert_eq!(place.names(), ["mnist_resnet.onnx"]);
+}

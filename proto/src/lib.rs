@@ -26,4 +26,6 @@ pub use external::ExternalData;
 pub use read::{Document, read_bytes, read_file};
 pub use schema::*;
 pub use visit::{for_each_tensor, try_for_each_tensor};
-pub use write::{ExternalPolicy, WriteOptions, WriteReport, encode, write_file, write_stream};
+pub use write::{
+    ExternalPolicy, WriteOptions, WriteReport, encode, temporary_prefix, write_file, write_stream,
+};

@@ -156,10 +156,17 @@ fn spill_beside(
     Ok((data, bytes))
 }
 
+/// Names of the temporary files of this process begin so: what a signal left behind can be told from those of others.
+#[must_use]
+pub fn temporary_prefix() -> String {
+    format!(".onnx-opt-{}-", std::process::id())
+}
+
 /// A new file with the permissions that any new file gets; removed when dropped.
 fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
+    let prefix = temporary_prefix();
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".onnx-opt-").suffix(".tmp");
+    builder.prefix(&prefix).suffix(".tmp");
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     builder.tempfile_in(folder)

@@ -5,6 +5,7 @@ mod catalogue;
 mod diff;
 mod format;
 mod inspect;
+mod interrupt;
 mod optimize;
 mod output;
 mod progress;

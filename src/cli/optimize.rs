@@ -1,6 +1,7 @@
 //! The main task: a model in, a smaller one and a table out.
 
 use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
 
 use onnx_opt::ir::{self, Model};
 use onnx_opt::report::{Macs, Report, Skipped, Summary, Verification};
@@ -9,6 +10,7 @@ use onnx_opt::verify::{Status, VerifyReport};
 
 use super::arguments::Optimize;
 use super::format::{bytes, count, numbers, percent, seconds};
+use super::interrupt;
 use super::output::{BAD, GOOD, NOTE, Stream, TITLE};
 use super::progress::Progress;
 
@@ -19,6 +21,10 @@ pub fn run(arguments: &Optimize) -> Result<(), Error> {
     if target == Target::Stdout && io::stdout().is_terminal() {
         return Err(Error::ModelOnTerminal);
     }
+    interrupt::clean_up_in(match &target {
+        Target::File(path) => path.parent().map(Path::to_owned).unwrap_or_default(),
+        Target::Stdout => PathBuf::new(),
+    });
     let stream = if target == Target::Stdout { Stream::Err } else { Stream::Out };
     let listener = Screen { progress: Progress::new(arguments.say.quiet) };
     let report = session::optimize(&source, &target, &arguments.options(), &listener)?;

@@ -1,18 +1,20 @@
 //! Two models on the same inputs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use onnx_opt::session::{self, Effort, Error, Trial};
 use onnx_opt::verify::{OutputReport, Status};
 
 use super::arguments::source;
 use super::format::numbers;
+use super::interrupt;
 use super::optimize::verdict;
 use super::output::Stream;
 use super::progress::Progress;
 
 /// Compares two models and prints the difference of each output.
 pub fn run(a: &Path, b: &Path, runs: Option<usize>, trial: &Trial, json: bool) -> Result<(), Error> {
+    interrupt::clean_up_in(PathBuf::new());
     let progress = Progress::new(json);
     progress.stage("verify");
     let effort = runs.map_or(Effort::Auto, Effort::Runs);

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use onnx_opt_proto::{GraphProto, ModelProto, NodeProto, write_stream};
+use onnx_opt_proto::{GraphProto, ModelProto, NodeProto, temporary_prefix, write_stream};
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
@@ -159,7 +159,7 @@ fn attempt(
     if engines.is_empty() {
         return Ok(Status::NotVerifiable { reason: reasons.join("; ") });
     }
-    let folder = tempfile::Builder::new().prefix("onnx-opt-").tempdir()?;
+    let folder = tempfile::Builder::new().prefix(&temporary_prefix()).tempdir()?;
     let mut request = Request {
         original: folder.path().join("original.onnx"),
         optimized: folder.path().join("optimized.onnx"),
