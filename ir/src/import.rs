@@ -5,9 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use onnx_opt_proto::{
     AttributeProto, Document, ExternalData, ExternalError, GraphProto, ModelProto, NodeProto, TensorProto,
-    attribute_proto::AttributeType, tensor_proto::DataLocation,
+    ValueInfoProto, attribute_proto::AttributeType, tensor_proto::DataLocation,
 };
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 use thiserror::Error;
 
@@ -18,6 +18,7 @@ use crate::graph::{
 use crate::infer::infer_graph;
 use crate::model::Model;
 use crate::tensor::{Tensor, TensorError};
+use crate::types::Type;
 use crate::types_proto;
 
 /// Why a model is not a legal graph.
@@ -200,22 +201,22 @@ impl Importer {
     fn constants_and_inputs(
         &mut self,
         initializers: Vec<TensorProto>,
-        inputs: Vec<onnx_opt_proto::ValueInfoProto>,
+        inputs: Vec<ValueInfoProto>,
     ) -> Result<(), ImportError> {
         let overridable = self.context.ir_version() >= 4;
-        let mut defaults: FxHashMap<Name, Arc<Tensor>> = FxHashMap::default();
-        let input_names: rustc_hash::FxHashSet<&str> = inputs.iter().map(|input| input.name()).collect();
+        let declared: FxHashMap<&str, &ValueInfoProto> =
+            inputs.iter().map(|input| (input.name(), input)).collect();
         for mut proto in initializers {
             let name: Name = proto.name.take().unwrap_or_default().into();
-            let is_input = input_names.contains(&*name);
             let tensor = Arc::new(self.tensor(proto, &name)?);
-            if is_input && overridable {
-                if defaults.insert(name.clone(), tensor).is_some() {
-                    return Err(ImportError::DuplicateValue { value: name.to_string() });
+            let value = match declared.get(&*name).filter(|_| overridable) {
+                Some(declaration) => {
+                    let ty = self.declared_type(declaration);
+                    let producer = Producer::Input { default: Some(tensor) };
+                    self.top().graph.add_value(Some(name.clone()), producer, ty)
                 }
-                continue;
-            }
-            let value = self.top().graph.add_constant_as(Some(name.clone()), tensor, Form::Initializer);
+                None => self.top().graph.add_constant_as(Some(name.clone()), tensor, Form::Initializer),
+            };
             self.define(&name, value)?;
         }
         let sparse = self.top().graph.rest.sparse_initializer.clone();
@@ -225,22 +226,29 @@ impl Importer {
                 self.top().graph.add_value(Some(name.clone()), Producer::Sparse(Box::new(proto)), None);
             self.define(&name, value)?;
         }
+        let mut listed: FxHashSet<ValueId> = FxHashSet::default();
         for declaration in inputs {
             let name: Name = declaration.name().into();
-            if let Some(&constant) = self.top().names.get(&name) {
-                if overridable {
-                    return Err(ImportError::DuplicateValue { value: name.to_string() });
+            let value = match self.top().names.get(&name) {
+                Some(&initialized) => initialized,
+                None => {
+                    let ty = self.declared_type(&declaration);
+                    let producer = Producer::Input { default: None };
+                    let value = self.top().graph.add_value(Some(name.clone()), producer, ty);
+                    self.define(&name, value)?;
+                    value
                 }
-                self.top().graph.push_input(constant, declaration);
-                continue;
+            };
+            if !listed.insert(value) {
+                return Err(ImportError::DuplicateValue { value: name.to_string() });
             }
-            let ty = declaration.r#type.as_ref().and_then(|ty| types_proto::from_proto(ty, &self.context));
-            let producer = Producer::Input { default: defaults.remove(&name) };
-            let value = self.top().graph.add_value(Some(name.clone()), producer, ty);
             self.top().graph.push_input(value, declaration);
-            self.define(&name, value)?;
         }
         Ok(())
+    }
+
+    fn declared_type(&self, declaration: &ValueInfoProto) -> Option<Type> {
+        declaration.r#type.as_ref().and_then(|ty| types_proto::from_proto(ty, &self.context))
     }
 
     /// Adds the nodes with their results, so that operands may be named in any order, and the `Constant` nodes as

@@ -5,6 +5,7 @@ pub mod rewrite;
 pub mod cse;
 pub mod dead_code;
 pub mod fold;
+pub mod inline_if;
 pub mod lift_constants;
 pub mod pass;
 pub mod pipeline;

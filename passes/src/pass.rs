@@ -69,6 +69,10 @@ pub enum PassError {
     Cycle,
 }
 
+/// The pipeline runs again while it finds something, so that optimizing a result again changes nothing; at most so
+/// often.
+const MAX_ROUNDS: usize = 8;
+
 /// Passes in order.
 pub struct PassManager {
     passes: Vec<Box<dyn Pass>>,
@@ -108,6 +112,26 @@ impl PassManager {
             return Err(PassError::UnknownName(unknown.clone()));
         }
         let mut reports = Vec::new();
+        for round in 0..MAX_ROUNDS {
+            let news = self.round(model, context, round, &mut observe, &mut reports);
+            if !news {
+                break;
+            }
+        }
+        model.graph.sort().map_err(|_| PassError::Cycle)?;
+        Ok(reports)
+    }
+
+    /// Runs the passes once and tells whether one changed anything. Only the first round reports idle passes.
+    fn round(
+        &self,
+        model: &mut Model,
+        context: &PassContext,
+        round: usize,
+        observe: &mut impl FnMut(&PassReport, &Model),
+        reports: &mut Vec<PassReport>,
+    ) -> bool {
+        let mut news = false;
         for pass in &self.passes {
             let selected = if pass.has_rules() {
                 !context.skip.contains(pass.name())
@@ -128,11 +152,14 @@ impl PassManager {
                 nodes_after: model.graph.node_count(),
                 statistics,
             };
-            observe(&report, model);
-            reports.push(report);
+            let fired = !report.statistics.fired.is_empty();
+            news |= fired;
+            if fired || round == 0 {
+                observe(&report, model);
+                reports.push(report);
+            }
         }
-        model.graph.sort().map_err(|_| PassError::Cycle)?;
-        Ok(reports)
+        news
     }
 }
 

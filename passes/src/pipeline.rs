@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::cse::CommonSubexpressions;
 use crate::dead_code::DeadCode;
 use crate::fold::FoldShapes;
+use crate::inline_if::InlineIf;
 use crate::lift_constants::LiftConstants;
 use crate::pass::{Pass, PassContext, PassManager};
 use crate::rewrite::{ErrorClass, Rewriter, Rule, Statistics};
@@ -24,6 +25,8 @@ pub fn pipeline(level: u8) -> PassManager {
         Box::new(DeadCode),
         // Before the rules: shape arithmetic that inference solved gives them constants to match.
         Box::new(FoldShapes),
+        // With conditions folded; the branches then count as ordinary nodes.
+        Box::new(InlineIf),
         // Before the rules: a value with two twins looks shared, which blocks fusions.
         Box::new(CommonSubexpressions),
         Box::new(Rules { class }),

@@ -16,8 +16,9 @@ use super::{
 use crate::attributes::{AttributeValue, Attributes};
 use crate::dim::{Dim, Symbol};
 use crate::infer::{self, Fact, InferenceError};
+use crate::schema::TypeKind;
 use crate::tensor::Tensor;
-use crate::types::Type;
+use crate::types::{ElementType, Type};
 use crate::types_proto;
 
 /// Why an edit was refused.
@@ -58,6 +59,9 @@ pub enum GraphError {
         /// The type of the replacement.
         new_type: Box<Type>,
     },
+    /// A body cannot take the place of its node.
+    #[error("the body of `{0}` cannot take its place")]
+    NotInlinable(String),
     /// Operands do not fit the operator.
     #[error(transparent)]
     Inference(#[from] InferenceError),
@@ -123,6 +127,11 @@ impl Graph {
     pub(crate) fn add_constant_as(&mut self, name: Option<Name>, tensor: Arc<Tensor>, form: Form) -> ValueId {
         let ty = tensor.ty();
         self.add_value(name, Producer::Constant(Constant { tensor, form }), Some(ty))
+    }
+
+    /// Adds to a body a value of the surrounding graph: number `index` of those that the owner captures.
+    pub fn add_capture(&mut self, index: u32) -> ValueId {
+        self.add_value(None, Producer::Captured { index, constant: None }, None)
     }
 
     /// Adds a formal input.
@@ -249,7 +258,7 @@ impl Graph {
                 }
                 Some(known) if *known == ty || known.contradicts(&ty) => {}
                 Some(known) => {
-                    let refined = ty.refine(known);
+                    let refined = known.refine(&ty);
                     news = refined != *known;
                     value.ty = Some(refined);
                 }
@@ -285,7 +294,9 @@ impl Graph {
         }
         while let Some(node) = queue.pop_front() {
             queued.remove(&node);
-            // A contradiction here was one before the edit too; the old types stay.
+            // What the edit told of captured values reaches the bodies first. A contradiction here was one before
+            // the edit too; the old types stay.
+            infer::infer_bodies(self, node, 0);
             if !matches!(self.infer_node(node), Ok(true)) {
                 continue;
             }
@@ -605,7 +616,10 @@ impl Graph {
                     reason,
                 })
             };
-            match new_value.producer {
+            match &new_value.producer {
+                Producer::Constant(constant) if !self.constant_node_allows(constant.tensor.element()) => {
+                    return refuse("a Constant node of this opset has no such element type");
+                }
                 Producer::Constant(_) => {}
                 Producer::Node { .. } if new_value.outputs > 0 => return refuse("that is an output itself"),
                 Producer::Node { .. } if self.is_pinned(new) => return refuse("that is pinned to its name"),
@@ -614,6 +628,13 @@ impl Graph {
             }
         }
         Ok(())
+    }
+
+    /// Whether the `Constant` operator of this opset can hold elements of a type: before opset 9 only some floats.
+    fn constant_node_allows(&self, element: ElementType) -> bool {
+        resolve_operator(&self.context, "", "Constant")
+            .and_then(|operator| operator.output(0))
+            .is_some_and(|output| output.allows(TypeKind::Tensor(element)))
     }
 
     /// Gives every use of `old` to `new`. Where `old` is an output of the graph, `new` takes its name; a constant

@@ -5,6 +5,7 @@
 
 mod context;
 mod edit;
+mod inline;
 mod invariants;
 mod node;
 mod order;

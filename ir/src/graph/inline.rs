@@ -1,0 +1,80 @@
+//! Putting the body of a node in the node's place.
+
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+
+use super::{Graph, GraphError, NewNode, NodeId, Producer, ValueId};
+use crate::infer;
+
+impl Graph {
+    /// Replaces a node by its body number `body`, which must take no inputs: a branch of an `If` whose condition is
+    /// known. Values of the body lose their names, since a sibling may use them too; names of nodes stay.
+    ///
+    /// # Errors
+    /// If there is no such body, it has inputs or sparse initializers, or its results are not those of the node. The
+    /// graph then computes what it did before.
+    pub fn inline_body(&mut self, node: NodeId, body: usize) -> Result<(), GraphError> {
+        let owner = self.get_node(node).ok_or(GraphError::NoSuchNode(node))?;
+        let refuse = || GraphError::NotInlinable(owner.name().unwrap_or(owner.op_type()).to_owned());
+        let body = owner.bodies().nth(body).ok_or_else(refuse)?.clone();
+        let sparse = body.values().any(|(_, value)| matches!(value.producer(), Producer::Sparse(_)));
+        if sparse || !body.inputs().is_empty() || body.outputs().len() < owner.outputs().len() {
+            return Err(refuse());
+        }
+        let order = body.topological_order().map_err(|_| refuse())?;
+        let position = owner.position();
+        let results = owner.outputs().to_vec();
+
+        let mut places: FxHashMap<ValueId, ValueId> = FxHashMap::default();
+        for (id, value) in body.values() {
+            let place = match value.producer() {
+                Producer::Captured { index, .. } => match self.node(node).captures().get(*index as usize) {
+                    Some(&outer) => outer,
+                    None => continue,
+                },
+                Producer::Constant(constant) => self.add_constant(constant.tensor.clone()),
+                _ => continue,
+            };
+            places.insert(id, place);
+        }
+        let mut created = Vec::with_capacity(order.len());
+        for id in order {
+            let mut copy = body.node(id).clone();
+            let place = |value: &ValueId| places.get(value).copied();
+            copy.inputs = copy.inputs.iter().map(|input| input.as_ref().and_then(place)).collect();
+            copy.captures = copy.captures.iter().filter_map(place).collect();
+            copy.position = position;
+            let outputs: SmallVec<[Option<ValueId>; 2]> = copy.outputs.clone();
+            let new = self.insert_node(copy, |index| outputs[index].map(|_| None))?;
+            for (old, new) in outputs.iter().zip(self.node(new).outputs()) {
+                if let (Some(old), Some(new)) = (old, new) {
+                    places.insert(*old, *new);
+                }
+            }
+            created.push(new);
+            infer::infer_bodies(self, new, 0);
+            // A contradiction in the body was one before; the results stay unknown.
+            let _ = self.infer_node(new);
+        }
+
+        for (result, output) in results.iter().zip(body.outputs()) {
+            let (Some(old), Some(&new)) = (*result, places.get(&output.value)) else { continue };
+            let successor = match self.check_replacement(old, new) {
+                // An output of the graph needs a node of its own.
+                Err(GraphError::OutputFixed { .. }) => {
+                    let id = self.add_node(NewNode { position, ..NewNode::new("Identity", [new]) })?;
+                    self.node(id).output(0).unwrap_or(new)
+                }
+                _ => new,
+            };
+            if let Err(error) = self.replace_all_uses(old, successor) {
+                self.remove_dead(created, |_, _| {});
+                return Err(error);
+            }
+        }
+        self.remove_dead([node], |_, _| {});
+        // What the branch computed for nobody goes with it.
+        self.remove_dead(created, |_, _| {});
+        Ok(())
+    }
+}

@@ -1,0 +1,100 @@
+//! `If` with a condition that is always the same: the branch takes its place.
+
+use onnx_opt_ir::{Dim, Graph, NodeId};
+
+use crate::pass::{Pass, PassContext, for_each_graph};
+use crate::rewrite::Statistics;
+
+/// Replaces an `If` of known condition by the branch that it takes.
+pub struct InlineIf;
+
+impl Pass for InlineIf {
+    fn name(&self) -> &'static str {
+        "inline_if"
+    }
+
+    fn doc(&self) -> &'static str {
+        "Replaces an If of known condition by its branch"
+    }
+
+    fn run(&self, graph: &mut Graph, _: &PassContext, statistics: &mut Statistics) {
+        for_each_graph(graph, &mut |graph| {
+            let nodes: Vec<NodeId> =
+                graph.nodes().filter(|(_, node)| node.is("If")).map(|(id, _)| id).collect();
+            // Indices of removed nodes are used again, but only by nodes of the branch: look before each step.
+            for id in nodes {
+                if let Some(branch) = known_branch(graph, id)
+                    && graph.inline_body(id, branch).is_ok()
+                {
+                    *statistics.fired.entry("inline_if").or_default() += 1;
+                }
+            }
+        });
+    }
+}
+
+/// Which of its bodies, in the order of the attributes, an `If` always takes.
+fn known_branch(graph: &Graph, id: NodeId) -> Option<usize> {
+    let node = graph.get_node(id).filter(|node| node.is("If"))?;
+    let [condition] = graph.elements(node.input(0)?)?.try_into().ok()?;
+    let wanted = match Dim::as_fixed(&condition)? {
+        0 => "else_branch",
+        _ => "then_branch",
+    };
+    let branches = node.attributes().iter().filter(|entry| !entry.value.graphs().is_empty());
+    branches.into_iter().position(|entry| &*entry.name == wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use onnx_opt_ir::{Attributes, Context, ElementType, Graph, NewNode, Tensor};
+
+    use super::*;
+    use crate::testing::Fixture;
+
+    /// `If(condition)` with `Relu(x)` in one branch and `Neg(x)` in the other.
+    fn branches(f: &mut Fixture, condition: onnx_opt_ir::ValueId, x: onnx_opt_ir::ValueId) {
+        let body = |op_type: &str| {
+            let mut body = Graph::new(Context::with_opset(16));
+            let captured = body.add_capture(0);
+            let node = body.add_node(NewNode::new(op_type, [captured])).unwrap();
+            let result = body.node(node).output(0).unwrap();
+            body.add_output("result", result).unwrap();
+            body
+        };
+        let attributes = Attributes::from_pairs([
+            ("else_branch", body("Neg").into()),
+            ("then_branch", body("Relu").into()),
+        ]);
+        let y = f.node(NewNode { attributes, captures: vec![x], ..NewNode::new("If", [condition]) });
+        f.output("y", y);
+    }
+
+    fn run(f: &mut Fixture) -> Vec<String> {
+        InlineIf.run(&mut f.graph, &PassContext::default(), &mut Statistics::default());
+        f.operators()
+    }
+
+    #[test]
+    fn the_taken_branch_takes_the_place() {
+        for (condition, expected) in [(1.0, "Relu"), (0.0, "Neg")] {
+            let mut f = Fixture::new(16);
+            let x = f.input("x", &[2]);
+            let condition = f.graph.add_constant(Tensor::scalar(ElementType::Bool, condition).unwrap());
+            branches(&mut f, condition, x);
+            assert_eq!(run(&mut f), [expected]);
+            assert_eq!(f.graph.display_name(f.graph.outputs()[0].value), "y");
+        }
+    }
+
+    #[test]
+    fn an_unknown_condition_stays() {
+        let mut f = Fixture::new(16);
+        let x = f.input("x", &[2]);
+        let condition = f.graph.add_input("c", onnx_opt_ir::Type::tensor(ElementType::Bool, []));
+        branches(&mut f, condition, x);
+        assert_eq!(run(&mut f), ["If"]);
+    }
+}
