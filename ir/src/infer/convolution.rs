@@ -390,7 +390,8 @@ mod tests {
     #[test]
     fn convolutions() {
         let same = |how: &str| [("auto_pad", how.into()), ("strides", ints(&[2, 2]))];
-        let cases: &[(&str, &[(&str, AttributeValue)], &str)] = &[
+        type Case<'a> = (&'a str, &'a [(&'a str, AttributeValue)], &'a str);
+        let cases: &[Case<'_>] = &[
             ("N 3 32 32", &[], "float[N, 8, 30, 30]"),
             ("N 3 H 33", &[("pads", ints(&[1, 0, 1, 0])), ("strides", ints(&[1, 2]))], "float[N, 8, H, 16]"),
             ("N 3 9 9", &[("dilations", ints(&[2, 3]))], "float[N, 8, 5, 3]"),
