@@ -10,8 +10,8 @@ pub mod lift_constants;
 pub mod pass;
 pub mod pipeline;
 pub mod rules;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use pass::{Pass, PassContext, PassError, PassManager, PassReport};
 pub use pipeline::pipeline;

@@ -55,63 +55,77 @@ fn same_shape(graph: &Graph, a: ValueId, b: ValueId) -> Result<(), Miss> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
+/// Graphs on which these rules fire, and near misses.
+#[cfg(any(test, feature = "testing"))]
+pub fn examples() -> Vec<crate::testing::Example> {
+    use onnx_opt_ir::{ElementType, NewNode, Type};
 
-    use onnx_opt_ir::{ElementType, NewNode};
+    use crate::testing::{Example, Fixture};
 
-    use crate::testing::Fixture;
-
-    #[test]
-    fn chains_of_nothing_vanish() {
+    // `op(Sigmoid(x))` and a Relu behind it.
+    let between = |node: &dyn Fn(&mut Fixture, ValueId) -> ValueId| {
         let mut f = Fixture::new(13);
-        let x = f.input("x", &[4]);
-        let t = f.op("Relu", &[x]);
-        let t = f.op("Identity", &[t]);
-        let t = f.op("Neg", &[t]);
-        let t = f.op("Neg", &[t]);
-        let t = f.op("Dropout", &[t]);
-        let y = f.op("Sigmoid", &[t]);
-        f.output("y", y);
-        assert_eq!(f.rewritten(super::rules())[..1], ["Relu"]);
-    }
-
-    #[test]
-    fn an_input_that_is_an_output_keeps_its_identity() {
-        let mut f = Fixture::new(13);
-        let x = f.input("x", &[4]);
-        let y = f.op("Identity", &[x]);
-        f.output("y", y);
-        assert_eq!(f.rewritten(super::rules()), ["Identity"]);
-    }
-
-    #[test]
-    fn transposes_merge_and_cancel() {
-        let build = |second: [i64; 3]| {
+        let x = f.input("x", &[2, 3, 4]);
+        let t = f.op("Sigmoid", &[x]);
+        let t = node(&mut f, t);
+        let y = f.op("Relu", &[t]);
+        f.with_output(y)
+    };
+    vec![
+        Example::new("identity", |fires| {
             let mut f = Fixture::new(13);
-            let x = f.input("x", &[2, 3, 4]);
-            let t = f.node(NewNode::new("Transpose", [x]).with("perm", vec![1, 2, 0]));
-            let t = f.node(NewNode::new("Transpose", [t]).with("perm", second.to_vec()));
-            let y = f.op("Relu", &[t]);
-            f.output("y", y);
-            f.rewritten(super::rules())
-        };
-        assert_eq!(build([2, 0, 1]), ["Relu"]);
-        assert_eq!(build([1, 2, 0]), ["Transpose", "Relu"]);
-    }
-
-    #[test]
-    fn a_cast_to_another_type_stays() {
-        let build = |to: ElementType| {
+            let x = f.input("x", &[4]);
+            // An input that is an output needs a node of its own.
+            let t = if fires { f.op("Relu", &[x]) } else { x };
+            let y = f.op("Identity", &[t]);
+            f.with_output(y)
+        }),
+        Example::new("dropout", |fires| {
+            between(&|f, t| {
+                let mut node = NewNode::new("Dropout", [t]);
+                if !fires {
+                    let ratio = f.scalar(0.5);
+                    let training = f.graph.add_input("training", Type::tensor(ElementType::Bool, []));
+                    node.inputs.extend([Some(ratio), Some(training)]);
+                }
+                f.node(node)
+            })
+        }),
+        Example::new("neg_neg", |fires| {
+            between(&|f, t| {
+                let t = f.op(if fires { "Neg" } else { "Abs" }, &[t]);
+                f.op("Neg", &[t])
+            })
+        }),
+        Example::new("not_not", |fires| {
             let mut f = Fixture::new(13);
-            let x = f.input("x", &[2]);
-            let t = f.node(NewNode::new("Cast", [x]).with("to", i64::from(to.code())));
-            let y = f.op("Abs", &[t]);
-            f.output("y", y);
-            f.rewritten(super::rules())
-        };
-        assert_eq!(build(ElementType::Float), ["Abs"]);
-        assert_eq!(build(ElementType::Double), ["Cast", "Abs"]);
-    }
+            let (x, z) = (f.input("x", &[4]), f.input("z", &[4]));
+            let t = f.op("Less", &[x, z]);
+            let t = if fires { f.op("Not", &[t]) } else { t };
+            let t = f.op("Not", &[t]);
+            let y = f.op("Where", &[t, x, z]);
+            f.with_output(y)
+        }),
+        Example::new("transpose_in_order", |fires| {
+            let perm = if fires { vec![0, 1, 2] } else { vec![0, 2, 1] };
+            between(&|f, t| f.node(NewNode::new("Transpose", [t]).with("perm", perm.clone())))
+        }),
+        Example::new("transpose_transpose", |fires| {
+            between(&|f, t| {
+                let t = f.node(NewNode::new("Transpose", [t]).with("perm", vec![1, 2, 0]));
+                let t = if fires { t } else { f.op("Neg", &[t]) };
+                f.node(NewNode::new("Transpose", [t]).with("perm", vec![1, 2, 0]))
+            })
+        }),
+        Example::new("cast_to_same", |fires| {
+            let to = if fires { ElementType::Float } else { ElementType::Double };
+            between(&|f, t| f.node(NewNode::new("Cast", [t]).with("to", i64::from(to.code()))))
+        }),
+        Example::new("reshape_to_same", |fires| {
+            between(&|f, t| {
+                let shape = f.integers(if fires { &[2, -1, 4] } else { &[2, 4, -1] });
+                f.op("Reshape", &[t, shape])
+            })
+        }),
+    ]
 }

@@ -1,9 +1,11 @@
-//! The rewrite rules, a file a theme.
+//! The rewrite rules, a file a theme. Each file brings its examples, on which the tests try every rule.
 
 pub mod activation;
 pub mod identity;
 
 use crate::rewrite::Rule;
+#[cfg(any(test, feature = "testing"))]
+use crate::testing::Example;
 
 /// Every rule, in the order in which they are tried at a node.
 pub fn all() -> Vec<Box<dyn Rule>> {
@@ -14,11 +16,20 @@ pub fn all() -> Vec<Box<dyn Rule>> {
     rules
 }
 
+/// The examples of every rule.
+#[cfg(any(test, feature = "testing"))]
+pub fn examples() -> Vec<Example> {
+    let mut examples = Vec::new();
+    examples.extend(identity::examples());
+    examples.extend(activation::examples());
+    examples
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::all;
+    use super::{all, examples};
 
     #[test]
     fn names_are_unique_and_rules_are_documented() {
@@ -26,5 +37,24 @@ mod tests {
         let names: BTreeSet<&str> = rules.iter().map(|rule| rule.name()).collect();
         assert_eq!(names.len(), rules.len());
         assert!(rules.iter().all(|rule| !rule.doc().trim().is_empty() && !rule.roots().is_empty()));
+    }
+
+    #[test]
+    fn every_rule_fires_on_its_examples_and_not_on_their_near_misses() {
+        let examples = examples();
+        let mut tried = BTreeSet::new();
+        for rule in all() {
+            let count = |mut fixture: crate::testing::Fixture| {
+                let statistics = fixture.rewrite([&*rule]);
+                statistics.fired.get(rule.name()).copied().unwrap_or(0)
+            };
+            for example in examples.iter().filter(|example| example.rule == rule.name()) {
+                assert!(count(example.fires.clone()) > 0, "{} does not fire", rule.name());
+                assert_eq!(count(example.near_miss.clone()), 0, "{} fires on the near miss", rule.name());
+                tried.insert(rule.name());
+            }
+            assert!(tried.contains(rule.name()), "{} has no example", rule.name());
+        }
+        assert!(examples.iter().all(|example| tried.contains(example.rule)), "an example names no rule");
     }
 }

@@ -1,0 +1,38 @@
+//! Every rule computes what it replaced: its example, before and after, in an engine.
+
+#![allow(clippy::unwrap_used)]
+
+use onnx_opt::ir::{Model, export};
+use onnx_opt::passes::rewrite::ErrorClass;
+use onnx_opt::passes::rules;
+use onnx_opt::passes::testing::Fixture;
+use onnx_opt::verify::{Status, VerifyOptions, verify};
+
+#[test]
+fn results_stay() {
+    let program = assert_cmd::cargo::cargo_bin!("onnx-opt");
+    let mut wrong = Vec::new();
+    for rule in rules::all() {
+        for example in rules::examples().into_iter().filter(|example| example.rule == rule.name()) {
+            let original: Model = example.fires.clone().into_model();
+            let mut rewritten: Fixture = example.fires;
+            rewritten.rewrite([&*rule]);
+            // Exact rules are held to a bit of slack for the engine's own fusions, others to rounding.
+            let tolerance = match rule.class() {
+                ErrorClass::Exact => 1e-7,
+                ErrorClass::Rounding => 1e-5,
+                ErrorClass::Approximate => 1e-2,
+            };
+            let options = VerifyOptions {
+                tolerance: Some(tolerance),
+                program: Some(program.to_path_buf()),
+                ..VerifyOptions::default()
+            };
+            let report = verify(&export(&original), &export(&rewritten.into_model()), &options);
+            if report.status != Status::Verified {
+                wrong.push(format!("{}: {:?}", rule.name(), report.status));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
