@@ -19,6 +19,7 @@ use prost::Message;
 use thiserror::Error;
 
 use crate::data::{self, DataError, DataErrorKind, Sample};
+use crate::engine::TractEval;
 use crate::report::{Pass, Report, Skipped, Stage, Summary, Verification};
 use crate::verify::{EngineChoice, Status, VerifyOptions, VerifyReport, bisect, verify};
 
@@ -556,10 +557,13 @@ fn run_passes(
     left_out: &BTreeSet<String>,
     listener: &dyn Listener,
 ) -> Result<Vec<Pass>, PassError> {
+    let engine = TractEval::new();
     let context = PassContext {
         skip: options.skip.union(left_out).cloned().collect(),
         only: options.only.clone(),
         explain: options.explain,
+        const_eval: Some(&engine),
+        ..PassContext::default()
     };
     let reports = pipeline(options.level).run(model, &context, |report, model| {
         if options.print_after.as_deref() == Some(report.pass) {

@@ -4,7 +4,9 @@
 pub mod rewrite;
 pub mod cse;
 pub mod dead_code;
+pub mod evaluate;
 pub mod fold;
+pub mod fold_constants;
 pub mod inline_if;
 pub mod lift_constants;
 pub mod pass;
@@ -13,5 +15,5 @@ pub mod rules;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use pass::{Pass, PassContext, PassError, PassManager, PassReport};
+pub use pass::{FoldBudget, Pass, PassContext, PassError, PassManager, PassReport};
 pub use pipeline::pipeline;

@@ -3,23 +3,47 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use onnx_opt_ir::engine::ConstEval;
 use onnx_opt_ir::{Graph, Model, NodeId};
 use thiserror::Error;
 
 use crate::rewrite::Statistics;
 
-/// What the user asked of the passes.
-#[derive(Clone, Debug, Default)]
-pub struct PassContext {
+/// What the user asked of the passes, and what they may use.
+#[derive(Clone, Default)]
+pub struct PassContext<'a> {
     /// Names of passes and rules to leave out.
     pub skip: BTreeSet<String>,
     /// Names of the only passes and rules to apply; empty for all.
     pub only: BTreeSet<String>,
     /// Keep the reasons of declined matches.
     pub explain: bool,
+    /// Folds constants through operators that the built-in evaluator does not know.
+    pub const_eval: Option<&'a dyn ConstEval>,
+    /// What folding may cost.
+    pub fold: FoldBudget,
 }
 
-impl PassContext {
+/// What folding of constants may cost in one run of its pass. Counted, not timed, so that the result is the same on
+/// every machine.
+#[derive(Clone, Copy, Debug)]
+pub struct FoldBudget {
+    /// Bytes that one fold may add to the file.
+    pub growth: usize,
+    /// Bytes of all tensors that folding computes.
+    pub bytes: usize,
+    /// Operations on elements.
+    pub operations: u64,
+}
+
+impl Default for FoldBudget {
+    /// As good as no growth, and seconds.
+    fn default() -> Self {
+        Self { growth: 64, bytes: 2 << 30, operations: 4_000_000_000 }
+    }
+}
+
+impl PassContext<'_> {
     /// Whether a pass or rule of this name is to be applied.
     pub fn allows(&self, name: &str) -> bool {
         !self.skip.contains(name) && (self.only.is_empty() || self.only.contains(name))
@@ -37,7 +61,7 @@ pub trait Pass: Send + Sync {
         false
     }
     /// Changes the graph, counting what it applied under its own name or those of its rules.
-    fn run(&self, graph: &mut Graph, context: &PassContext, statistics: &mut Statistics);
+    fn run(&self, graph: &mut Graph, context: &PassContext<'_>, statistics: &mut Statistics);
 }
 
 /// What one pass did.
@@ -96,7 +120,7 @@ impl PassManager {
     pub fn run(
         &self,
         model: &mut Model,
-        context: &PassContext,
+        context: &PassContext<'_>,
         mut observe: impl FnMut(&PassReport, &Model),
     ) -> Result<Vec<PassReport>, PassError> {
         if self.passes.is_empty() {
@@ -126,7 +150,7 @@ impl PassManager {
     fn round(
         &self,
         model: &mut Model,
-        context: &PassContext,
+        context: &PassContext<'_>,
         round: usize,
         observe: &mut impl FnMut(&PassReport, &Model),
         reports: &mut Vec<PassReport>,

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::cse::CommonSubexpressions;
 use crate::dead_code::DeadCode;
 use crate::fold::FoldShapes;
+use crate::fold_constants::FoldConstants;
 use crate::inline_if::InlineIf;
 use crate::lift_constants::LiftConstants;
 use crate::pass::{Pass, PassContext, PassManager};
@@ -25,6 +26,8 @@ pub fn pipeline(level: u8) -> PassManager {
         Box::new(DeadCode),
         // Before the rules: shape arithmetic that inference solved gives them constants to match.
         Box::new(FoldShapes),
+        // With shapes folded, what they were the last unknown of is constant too.
+        Box::new(FoldConstants { class }),
         // With conditions folded; the branches then count as ordinary nodes.
         Box::new(InlineIf),
         // Before the rules: a value with two twins looks shared, which blocks fusions.

@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use half::{bf16, f16};
 use onnx_opt_proto::TensorProto;
+use prost::Message as _;
 use rustc_hash::FxHasher;
 use smallvec::SmallVec;
 
@@ -150,6 +151,17 @@ impl Tensor {
         match &self.data {
             Data::Strings(strings) => strings.iter().map(|string| string.len() + 2).sum(),
             _ => self.element.raw_len(self.len()).unwrap_or(0),
+        }
+    }
+
+    /// Bytes that the tensor takes in its file: more or less than [`Tensor::byte_len`] where elements are written as
+    /// varints.
+    pub fn file_len(&self) -> usize {
+        let message = self.origin.as_deref().map_or(0, TensorProto::encoded_len);
+        match &self.data {
+            Data::Raw(raw) => message + raw.len(),
+            Data::Typed(_) => message,
+            Data::Strings(_) => message + self.byte_len(),
         }
     }
 
