@@ -391,7 +391,7 @@ pub fn optimize(
         Effort::Off => None,
         effort => Some(options.trial.prepare(&model.graph, effort)?),
     };
-    let job = Job { original: &original, options, trial };
+    let mut job = Job { original: &original, options, trial, grew: BTreeSet::new() };
 
     let mut left_out = BTreeSet::new();
     let mut attempt = match job.attempt(model, &left_out, &mut clock) {
@@ -401,6 +401,14 @@ pub fn optimize(
         }
         attempt => attempt?,
     };
+    for grower in GROWERS {
+        let growth = attempt.growth(file_bytes);
+        if growth > 0 && attempt.applied(grower) {
+            notes.push(format!("{grower} was left out: the model would be {growth} bytes larger"));
+            job.grew.insert(grower.to_owned());
+            attempt = job.attempt(into_model(original.read()?, source)?, &left_out, &mut clock)?;
+        }
+    }
     if let Some(reason) = attempt.refusal.take() {
         (attempt, left_out) = job.without_culprits(&attempt, reason, &mut clock)?;
     }
@@ -411,7 +419,7 @@ pub fn optimize(
     {
         return Err(Error::NotVerifiable { file: source.name(), reason: reason.clone() });
     }
-    let growth = (attempt.exported.encoded_len() as u64).saturating_sub(file_bytes);
+    let growth = attempt.growth(file_bytes);
     if growth > 0 && attempt.is_changed() {
         notes.push(format!("the original graph was kept: the optimized one is {growth} bytes larger"));
         attempt = Attempt::unchanged(original.messages()?, before.clone());
@@ -448,12 +456,17 @@ pub fn compare(a: &Source, b: &Source, trial: &Trial, effort: Effort) -> Result<
     Ok(verify(&first.messages()?, &second.messages()?, &options))
 }
 
+/// Passes that may make a file larger, and are left out where the others do not make up for it.
+const GROWERS: [&str; 2] = ["inline_functions", "fold_constants"];
+
 /// What is to be optimized, and how.
 struct Job<'a> {
     original: &'a Original<'a>,
     options: &'a Options,
     /// How to verify; none where it is not wanted.
     trial: Option<VerifyOptions>,
+    /// Passes that are left out since the file grew by them.
+    grew: BTreeSet<String>,
 }
 
 /// The result of one run of the passes.
@@ -472,6 +485,15 @@ impl Attempt {
         Self { exported, after, passes: Vec::new(), verification, refusal: None }
     }
 
+    /// Bytes by which it is larger than the original file.
+    fn growth(&self, file_bytes: u64) -> u64 {
+        (self.exported.encoded_len() as u64).saturating_sub(file_bytes)
+    }
+
+    fn applied(&self, name: &str) -> bool {
+        self.passes.iter().any(|pass| pass.applied.contains_key(name))
+    }
+
     fn is_changed(&self) -> bool {
         self.passes.iter().any(|pass| !pass.applied.is_empty())
     }
@@ -486,8 +508,9 @@ impl Job<'_> {
         clock: &mut Clock<'_>,
     ) -> Result<Attempt, Error> {
         let listener = clock.listener;
+        let left_out = left_out.union(&self.grew).cloned().collect();
         let passes = clock
-            .time("optimize", || run_passes(&mut model, self.options, left_out, listener))
+            .time("optimize", || run_passes(&mut model, self.options, &left_out, listener))
             .map_err(|error| Error::Passes { file: self.original.source.name(), source: error })?;
         let legal = clock.time("check", || check(&model));
         let exported = clock.time("export", || export(&model));

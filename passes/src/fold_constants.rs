@@ -29,8 +29,10 @@ const CONSTANT_BYTES: usize = 24;
 /// A fold is followed so far upstream to see what it frees.
 const MAX_FREED: usize = 1000;
 
-/// Quantized tensors stay quantized, and float tensors keep the pairs that mark them as quantized.
-const KEPT: &[&str] = &["DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"];
+/// Quantized tensors stay quantized, and float tensors keep the pairs that mark them as quantized. What iterates over
+/// a sequence adds up differences of rounding.
+const KEPT: &[&str] =
+    &["Attention", "DequantizeLinear", "DynamicQuantizeLinear", "GRU", "LSTM", "QuantizeLinear", "RNN"];
 
 /// Operators on floats that every engine must compute alike.
 const EXACT: &[&str] = &[
@@ -155,16 +157,17 @@ fn is_foldable(graph: &Graph, node: &Node, class: ErrorClass) -> bool {
         return false;
     }
     let element = |value: ValueId| graph.element(value);
+    let results: Option<Vec<ElementType>> =
+        node.outputs().iter().flatten().map(|&value| element(value)).collect();
     // What is no dense tensor, as a sequence, has no element type.
-    let Some(results) =
-        node.outputs().iter().flatten().map(|&value| element(value)).collect::<Option<Vec<_>>>()
-    else {
-        return false;
-    };
-    let is_inexact = |element: &ElementType| element.is_float() || element.is_complex();
-    let rounds =
-        || results.iter().any(is_inexact) || node.operands().filter_map(element).any(|e| is_inexact(&e));
-    !KEPT.contains(&op_type) && (class > ErrorClass::Exact || EXACT.contains(&op_type) || !rounds())
+    let Some(elements) = results else { return false };
+    let mut elements = elements.into_iter().chain(node.operands().filter_map(element));
+    // Engines differ in how they compute with half precision.
+    let rounds = elements.any(|element| {
+        let float = element.is_float() || element.is_complex();
+        float && (class == ErrorClass::Exact || element.bits() < 32)
+    });
+    !KEPT.contains(&op_type) && (!rounds || EXACT.contains(&op_type))
 }
 
 struct Folder<'a, 'b> {

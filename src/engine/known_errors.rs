@@ -3,7 +3,9 @@
 //! it fails at with an error: an optimized model that fails would pass for a broken one.
 
 use onnx_opt_ir::schema::canonical_domain;
-use onnx_opt_ir::{AttributeValue, ElementType, Node};
+use onnx_opt_ir::{AttributeValue, ElementType, Node, Tensor};
+
+use super::tract::MOVEMENT;
 
 /// Operators of the domain `com.microsoft` that tract has. It looks operators up by name alone, so that any other
 /// domain must be kept from it.
@@ -65,6 +67,29 @@ fn silent_error(node: &Node, element: impl Fn(usize) -> Option<ElementType>) -> 
         "QuantizeLinear" | "DequantizeLinear" => quantizer_gap(node, element),
         _ => None,
     }
+}
+
+/// Why tract must not run this node on these operands: its comparisons lose NaN, its largest and smallest elements
+/// start from finite numbers, and its matrix products multiply by padding.
+pub fn refusal_of_operands(node: &Node, operands: &[Option<&Tensor>]) -> Option<&'static str> {
+    let op_type = node.op_type();
+    let operands = || operands.iter().flatten();
+    if (op_type.starts_with("Reduce") || op_type.starts_with("Arg"))
+        && operands().any(|tensor| tensor.is_empty())
+    {
+        return Some("of no elements");
+    }
+    let is_irregular = |tensor: &&&Tensor| match tensor.element() {
+        ElementType::Float | ElementType::Float16 => {
+            tensor.to_f32().is_some_and(|values| values.iter().any(|value| !value.is_finite()))
+        }
+        ElementType::Double => {
+            tensor.to_f64().is_some_and(|values| values.iter().any(|value| !value.is_finite()))
+        }
+        _ => false,
+    };
+    let moves = MOVEMENT.contains(&op_type) || ["IsInf", "IsNaN", "Where"].contains(&op_type);
+    (!moves && operands().any(|tensor| is_irregular(&tensor))).then_some("of infinities or NaN")
 }
 
 /// tract has quantizers of 8 bits (and of 32, for biases) with a single-precision scale.
@@ -149,6 +174,20 @@ mod tests {
         assert!(float(21, "DequantizeLinear", 2, &[("block_size", 2.into())]));
         assert!(verdict(21, "DequantizeLinear", 1, ElementType::Int16, &[]).is_some());
         assert!(float(22, "RandomNormalLike", 1, &[]));
+    }
+
+    #[test]
+    fn operands_that_confuse_it() {
+        let mut graph = Graph::new(Context::with_opset(17));
+        let x = graph.add_input("x", Type::unranked(ElementType::Float));
+        let mut verdict = |op_type: &str, values: &[f32]| {
+            let node = graph.add_node(NewNode::new(op_type, [x])).unwrap();
+            let tensor = Tensor::from_f32(&[values.len()], values).unwrap();
+            refusal_of_operands(graph.node(node), &[Some(&tensor)]).is_some()
+        };
+        assert!(verdict("ReduceMax", &[f32::NEG_INFINITY]) && verdict("ReduceMax", &[]));
+        assert!(verdict("Relu", &[f32::NAN]) && !verdict("Relu", &[1.0]));
+        assert!(!verdict("Transpose", &[f32::NAN]) && !verdict("Relu", &[]));
     }
 
     #[test]

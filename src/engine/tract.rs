@@ -24,7 +24,7 @@ const ENGINE: &str = "tract";
 const MAX_ELEMENTS: u128 = 1 << 28;
 
 /// Operators that move elements without looking at them.
-const MOVEMENT: &[&str] = &[
+pub(super) const MOVEMENT: &[&str] = &[
     "Concat",
     "DepthToSpace",
     "Expand",
@@ -136,6 +136,9 @@ impl ConstEval for TractEval {
         let element = |index: usize| operands.get(index).copied().flatten().map(Tensor::element);
         if let Some(what) = known_errors::refusal(node, element) {
             return Err(unsupported(what));
+        }
+        if let Some(what) = known_errors::refusal_of_operands(node, &operands) {
+            return Err(unsupported(format!("{} {what}", node.op_type())));
         }
         if !node.domain().is_empty() || node.bodies().next().is_some() || !node.captures().is_empty() {
             return Err(unsupported(format!("{} outside a graph", node.op_type())));
