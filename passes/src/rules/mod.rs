@@ -1,7 +1,10 @@
 //! The rewrite rules, a file a theme. Each file brings its examples, on which the tests try every rule.
 
 pub mod activation;
+pub mod batch_normalization;
+pub mod convolution;
 pub mod identity;
+mod weights;
 
 use crate::rewrite::Rule;
 #[cfg(any(test, feature = "testing"))]
@@ -13,6 +16,8 @@ pub fn all() -> Vec<Box<dyn Rule>> {
     // First: fewer operators in between let more patterns match.
     rules.extend(identity::rules());
     rules.extend(activation::rules());
+    rules.extend(convolution::rules());
+    rules.extend(batch_normalization::rules());
     rules
 }
 
@@ -22,6 +27,8 @@ pub fn examples() -> Vec<Example> {
     let mut examples = Vec::new();
     examples.extend(identity::examples());
     examples.extend(activation::examples());
+    examples.extend(convolution::examples());
+    examples.extend(batch_normalization::examples());
     examples
 }
 
