@@ -8,6 +8,15 @@ use onnx_opt::passes::rules;
 use onnx_opt::passes::testing::Fixture;
 use onnx_opt::verify::{Status, VerifyOptions, verify};
 
+/// Rules with examples that tract cannot run, and why; onnxruntime checks them where `ORT_DYLIB_PATH` names it.
+const TRACT_LACKS: &[(&str, &str)] = &[("swish", "it ignores alpha")];
+
+/// Whether nobody can tell whether the results of a rule stay, for a reason that is known.
+fn is_excused(rule: &str, status: &Status) -> bool {
+    let lacking = TRACT_LACKS.iter().any(|(name, _)| *name == rule);
+    lacking && std::env::var_os("ORT_DYLIB_PATH").is_none() && matches!(status, Status::NotVerifiable { .. })
+}
+
 #[test]
 fn results_stay() {
     let program = assert_cmd::cargo::cargo_bin!("onnx-opt");
@@ -29,7 +38,7 @@ fn results_stay() {
                 ..VerifyOptions::default()
             };
             let report = verify(&export(&original), &export(&rewritten.into_model()), &options);
-            if report.status != Status::Verified {
+            if report.status != Status::Verified && !is_excused(rule.name(), &report.status) {
                 wrong.push(format!("{}: {:?}", rule.name(), report.status));
             }
         }

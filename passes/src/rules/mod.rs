@@ -2,8 +2,11 @@
 
 pub mod activation;
 pub mod batch_normalization;
+pub mod clip;
 pub mod convolution;
 pub mod identity;
+mod product;
+mod support;
 mod weights;
 
 use crate::rewrite::Rule;
@@ -15,6 +18,7 @@ pub fn all() -> Vec<Box<dyn Rule>> {
     let mut rules = Vec::new();
     // First: fewer operators in between let more patterns match.
     rules.extend(identity::rules());
+    rules.extend(clip::rules());
     rules.extend(activation::rules());
     rules.extend(convolution::rules());
     rules.extend(batch_normalization::rules());
@@ -26,6 +30,7 @@ pub fn all() -> Vec<Box<dyn Rule>> {
 pub fn examples() -> Vec<Example> {
     let mut examples = Vec::new();
     examples.extend(identity::examples());
+    examples.extend(clip::examples());
     examples.extend(activation::examples());
     examples.extend(convolution::examples());
     examples.extend(batch_normalization::examples());

@@ -1,0 +1,256 @@
+//! Limits: Clip, Relu, and minima and maxima with constants.
+
+use onnx_opt_ir::{Attributes, ElementType, Graph, Node, Tensor, ValueId};
+
+use super::support::{enclosed, scalar, supports};
+use crate::rewrite::{Patch, Rewrite, Site, ensure, found, language::finish};
+
+rules! {
+    /// A Relu or Clip of a Relu or Clip is one Clip.
+    clip_of_clip [exact, since 6, shared]: Clip(a, ..rest) | Relu(a) => do |site| { merge(site, &["Clip", "Relu"]) };
+
+    /// Clip without limits.
+    clip_without_limits [exact, since 11, shared]: Clip(x, ..limits) => x
+        where |site| ensure(limits_of(site.graph, site.node()).is_some_and(Limits::are_none), "there are limits");
+
+    /// max(min(x, b), a) = Clip(x, a, b), at NaN maybe not.
+    clip_of_min_max [rounding, since 6, shared]: Max(a, ..rest) | Min(a, ..rest) | Clip(a, ..rest) | Relu(a)
+        => do |site| { merge(site, &["Clip", "Relu", "Max", "Min"]) };
+
+    /// max(x, 0) = Relu(x), at NaN maybe not.
+    relu_of_max [rounding, since 6]: Max(x, 0.0) => Relu(x) where |site| supports(site, "Relu", x);
+
+    /// Limits that the range of a bounded activation keeps anyway.
+    clip_of_bounded [rounding, since 6, shared]: Clip(x, ..rest) | Relu(x) => x where |site| {
+        let limits = found(limits_of(site.graph, site.node()))?;
+        let (_, producer, output) = found(site.graph.producer(x))?;
+        let range = found(if output == 0 { range_of(producer) } else { None })?;
+        // The absolute value of the least integer is negative.
+        ensure(site.graph.element(x).is_some_and(ElementType::is_float), "the elements are no floats")?;
+        ensure(limits.contain(range), "values may be out of the limits")
+    };
+}
+
+/// Limits of a value; where there is none, infinity.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Limits {
+    /// The lower one.
+    pub low: f64,
+    /// The upper one.
+    pub high: f64,
+}
+
+impl Limits {
+    fn are_none(self) -> bool {
+        self.low == f64::NEG_INFINITY && self.high == f64::INFINITY
+    }
+
+    fn contain(self, other: Self) -> bool {
+        self.low <= other.low && self.high >= other.high
+    }
+
+    fn clip(self, value: f64) -> f64 {
+        value.max(self.low).min(self.high)
+    }
+}
+
+/// The largest magnitude up to which a double holds every integer.
+const WHOLE: f64 = 9_007_199_254_740_992.0;
+
+/// The limits that a Clip, Relu, Max or Min with constants puts on its operand.
+pub(super) fn limits_of(graph: &Graph, node: &Node) -> Option<Limits> {
+    let (low, high) = limited(graph, node)?.1;
+    let integers = graph.element(node.output(0)?)?.is_integer();
+    if integers && [low, high].iter().any(|limit| limit.is_finite() && limit.abs() >= WHOLE) {
+        return None;
+    }
+    // A limit that is NaN is in no order with anything.
+    (low <= high).then_some(Limits { low, high })
+}
+
+/// The operand that is limited, and the limits.
+fn limited(graph: &Graph, node: &Node) -> Option<(ValueId, (f64, f64))> {
+    let first = node.input(0)?;
+    let (none, all) = (f64::NEG_INFINITY, f64::INFINITY);
+    if node.is("Relu") {
+        return Some((first, (0.0, all)));
+    }
+    if node.is("Clip") {
+        if node.operator()?.attribute("min").is_some() {
+            return Some((first, (node.float("min")?.into(), node.float("max")?.into())));
+        }
+        let limit = |index, absent| match node.input(index) {
+            None => Some(absent),
+            Some(value) => graph.constant(value)?.single_f64(),
+        };
+        return Some((first, (limit(1, none)?, limit(2, all)?)));
+    }
+    if !(node.is("Max") || node.is("Min")) || node.inputs().len() != 2 {
+        return None;
+    }
+    let second = node.input(1)?;
+    let (value, limit) = match scalar(graph, second, first) {
+        Some(limit) => (first, limit),
+        None => (second, scalar(graph, first, second)?),
+    };
+    Some((value, if node.is("Max") { (limit, all) } else { (none, limit) }))
+}
+
+/// The range of an activation's results.
+fn range_of(node: &Node) -> Option<Limits> {
+    let range = |low, high| Some(Limits { low, high });
+    match node.op_type() {
+        op_type if !node.is(op_type) => None,
+        "Sigmoid" | "HardSigmoid" | "Softmax" => range(0.0, 1.0),
+        "Tanh" | "Softsign" | "Erf" => range(-1.0, 1.0),
+        "Exp" | "Softplus" | "Abs" | "ReduceL1" | "ReduceL2" => range(0.0, f64::INFINITY),
+        _ => None,
+    }
+}
+
+/// Limits of limits as one operator, where both are among `op_types`.
+fn merge(site: &Site<'_>, op_types: &[&str]) -> Rewrite {
+    let graph = site.graph;
+    let (middle, _) = found(limited(graph, site.node()))?;
+    let (inner_id, inner, _) = found(graph.producer(middle))?;
+    found(op_types.iter().find(|op_type| inner.is(op_type)))?;
+    let (x, _) = found(limited(graph, inner))?;
+    let limits = |node| limits_of(graph, node).ok_or("the limits are in no order");
+    let (first, second) = (limits(inner)?, limits(site.node())?);
+    if second.contain(first) {
+        return finish(site, Patch::new(), middle.into());
+    }
+    enclosed(graph, &[inner_id, site.root], site.output()?)?;
+    clip(site, x, Limits { low: second.clip(first.low), high: second.clip(first.high) })
+}
+
+/// A Clip of `x`, as the opset writes it; a Relu where that is all.
+fn clip(site: &Site<'_>, x: ValueId, limits: Limits) -> Rewrite {
+    let mut patch = Patch::new();
+    if limits == (Limits { low: 0.0, high: f64::INFINITY }) {
+        supports(site, "Relu", x)?;
+        let new = patch.node("Relu", [x], Attributes::new());
+        return finish(site, patch, new);
+    }
+    supports(site, "Clip", x)?;
+    let element = site.graph.element(x).ok_or("the element type is not known")?;
+    let new = if site.graph.opset() < 11 {
+        // As an attribute, a limit cannot be left out: without it, it is the largest number.
+        ensure(limits.low.is_finite() && limits.high.is_finite(), "a limit has no end")?;
+        let attributes = [("min", (limits.low as f32).into()), ("max", (limits.high as f32).into())];
+        patch.node("Clip", [x], Attributes::from_pairs(attributes))
+    } else {
+        let mut limit = |limit: f64| match limit {
+            limit if limit.is_infinite() => Some(crate::rewrite::Operand::Absent),
+            limit => Some(patch.constant(exact(element, limit)?)),
+        };
+        let limits = [limit(limits.low), limit(limits.high)];
+        let [Some(low), Some(high)] = limits else { return Err("a limit is out of the type's range".into()) };
+        patch.node("Clip", [x.into(), low, high], Attributes::new())
+    };
+    finish(site, patch, new)
+}
+
+/// A scalar that is the number exactly.
+fn exact(element: ElementType, value: f64) -> Option<Tensor> {
+    Tensor::scalar(element, value).filter(|tensor| tensor.single_f64() == Some(value))
+}
+
+/// Graphs on which these rules fire, and near misses.
+#[cfg(any(test, feature = "testing"))]
+pub fn examples() -> Vec<crate::testing::Example> {
+    use onnx_opt_ir::NewNode;
+
+    use crate::testing::{Example, Fixture};
+
+    fn clipped(f: &mut Fixture, x: ValueId, low: f64, high: f64) -> ValueId {
+        if f.graph.opset() < 11 {
+            return f.node(NewNode::new("Clip", [x]).with("min", low as f32).with("max", high as f32));
+        }
+        let (low, high) = (f.scalar(low), f.scalar(high));
+        f.op("Clip", &[x, low, high])
+    }
+    let mut examples = vec![
+        // The limits are in no order.
+        Example::new("clip_of_clip", |fires| {
+            let mut f = Fixture::new(13);
+            let x = f.input("x", &[4]);
+            let t = clipped(&mut f, x, -1.0, 0.5);
+            let y = clipped(&mut f, t, if fires { -0.25 } else { 0.75 }, 0.7);
+            f.with_output(y)
+        }),
+        // The inner result leaves the graph.
+        Example::new("clip_of_clip", |fires| {
+            let mut f = Fixture::new(13);
+            let x = f.input("x", &[4]);
+            let t = f.op("Relu", &[x]);
+            let y = clipped(&mut f, t, 0.0, 0.5);
+            if !fires {
+                f.output("inner", t);
+            }
+            f.with_output(y)
+        }),
+        // Unlike Relu, Clip as attributes write it has an upper limit.
+        Example::new("clip_of_clip", |fires| {
+            let mut f = Fixture::new(9);
+            let x = f.input("x", &[4]);
+            let t = if fires { clipped(&mut f, x, -0.5, 0.5) } else { f.op("Abs", &[x]) };
+            let y = f.op("Relu", &[t]);
+            f.with_output(y)
+        }),
+        // One limit is an input.
+        Example::new("clip_without_limits", |fires| {
+            let mut f = Fixture::new(13);
+            let x = f.input("x", &[4]);
+            let limit = if fires { f.scalar(f64::NEG_INFINITY) } else { f.input("limit", &[]) };
+            let t = f.op("Abs", &[x]);
+            let t = f.op("Clip", &[t, limit]);
+            let y = f.op("Neg", &[t]);
+            f.with_output(y)
+        }),
+        Example::new("clip_of_min_max", |fires| {
+            let mut f = Fixture::new(13);
+            let x = f.input("x", &[2, 4]);
+            let low = f.scalar(-0.25);
+            let high = if fires { f.floats(&[1], &[0.5]) } else { f.floats(&[4], &[0.5, 0.5, 0.5, 0.25]) };
+            let t = f.op("Max", &[low, x]);
+            let y = f.op("Min", &[t, high]);
+            f.with_output(y)
+        }),
+        Example::new("clip_of_min_max", |fires| {
+            let mut f = Fixture::new(13);
+            let x = f.typed_input("x", ElementType::Int64, [onnx_opt_ir::Dim::fixed(4)]);
+            let (low, high) = (f.integers(&[-2]), f.integers(if fires { &[3] } else { &[3, 3, 3, 4] }));
+            let t = f.op("Max", &[x, low]);
+            let y = f.op("Min", &[t, high]);
+            f.with_output(y)
+        }),
+        Example::new("clip_of_min_max", |fires| {
+            let mut f = Fixture::new(13);
+            let x = f.input("x", &[4]);
+            let six = if fires { f.scalar(6.0) } else { f.input("limit", &[]) };
+            let t = f.op("Relu", &[x]);
+            let y = f.op("Min", &[six, t]);
+            f.with_output(y)
+        }),
+        // It would raise the rank.
+        Example::new("relu_of_max", |fires| {
+            let mut f = Fixture::new(13);
+            let x = f.input("x", &[4]);
+            let zero = if fires { f.floats(&[1], &[0.0]) } else { f.floats(&[1, 1], &[0.0]) };
+            let y = f.op("Max", &[zero, x]);
+            f.with_output(y)
+        }),
+    ];
+    for (op_type, high) in [("Sigmoid", 0.75), ("Tanh", 0.5)] {
+        examples.push(Example::new("clip_of_bounded", move |fires| {
+            let mut f = Fixture::new(13);
+            let x = f.input("x", &[4]);
+            let t = f.op(op_type, &[x]);
+            let t = clipped(&mut f, t, -1.0, if fires { 1.0 } else { high });
+            let y = f.op("Neg", &[t]);
+            f.with_output(y)
+        }));
+    }
+    examples
+}
