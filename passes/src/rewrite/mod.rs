@@ -2,12 +2,14 @@
 
 mod commit;
 mod engine;
+mod function;
 #[macro_use]
 pub(crate) mod language;
 mod patch;
 mod pattern;
 
 pub use engine::{Rewriter, Statistics};
+pub use function::FunctionRule;
 pub use language::DeclaredRule;
 pub use patch::{Operand, Patch};
 pub use pattern::{AttributePattern, Match, OpPattern, Pattern};

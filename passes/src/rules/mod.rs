@@ -2,11 +2,17 @@
 
 pub mod activation;
 pub mod batch_normalization;
+pub mod cast;
+mod chain;
 pub mod clip;
 pub mod convolution;
+mod facts;
 pub mod identity;
+pub mod neutral;
 mod product;
+pub mod reshape;
 mod support;
+pub mod transpose;
 mod weights;
 
 use crate::rewrite::Rule;
@@ -19,6 +25,10 @@ pub fn all() -> Vec<Box<dyn Rule>> {
     // First: fewer operators in between let more patterns match.
     rules.extend(identity::rules());
     rules.extend(clip::rules());
+    rules.extend(neutral::rules());
+    rules.extend(cast::rules());
+    rules.extend(transpose::rules());
+    rules.extend(reshape::rules());
     rules.extend(activation::rules());
     rules.extend(convolution::rules());
     rules.extend(batch_normalization::rules());
@@ -31,6 +41,10 @@ pub fn examples() -> Vec<Example> {
     let mut examples = Vec::new();
     examples.extend(identity::examples());
     examples.extend(clip::examples());
+    examples.extend(neutral::examples());
+    examples.extend(cast::examples());
+    examples.extend(transpose::examples());
+    examples.extend(reshape::examples());
     examples.extend(activation::examples());
     examples.extend(convolution::examples());
     examples.extend(batch_normalization::examples());
