@@ -7,8 +7,10 @@ mod chain;
 pub mod clip;
 pub mod convolution;
 mod facts;
+pub mod gemm;
 pub mod identity;
 pub mod neutral;
+pub mod pad;
 mod product;
 pub mod reshape;
 mod support;
@@ -30,7 +32,9 @@ pub fn all() -> Vec<Box<dyn Rule>> {
     rules.extend(transpose::rules());
     rules.extend(reshape::rules());
     rules.extend(activation::rules());
+    rules.extend(pad::rules());
     rules.extend(convolution::rules());
+    rules.extend(gemm::rules());
     rules.extend(batch_normalization::rules());
     rules
 }
@@ -46,7 +50,9 @@ pub fn examples() -> Vec<Example> {
     examples.extend(transpose::examples());
     examples.extend(reshape::examples());
     examples.extend(activation::examples());
+    examples.extend(pad::examples());
     examples.extend(convolution::examples());
+    examples.extend(gemm::examples());
     examples.extend(batch_normalization::examples());
     examples
 }
