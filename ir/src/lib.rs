@@ -11,6 +11,8 @@ pub mod infer;
 pub mod load;
 pub mod model;
 pub mod print;
+#[cfg(any(test, feature = "testing"))]
+pub mod random;
 pub mod schema;
 pub mod tensor;
 pub mod types;

@@ -5,6 +5,8 @@ pub mod rewrite;
 pub mod cse;
 pub mod dead_code;
 pub mod evaluate;
+#[cfg(any(test, feature = "testing"))]
+pub mod exercise;
 pub mod fold;
 pub mod fold_constants;
 pub mod inline_if;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use onnx_opt_ir::engine::ConstEval;
-use onnx_opt_ir::{Graph, Model, NodeId};
+use onnx_opt_ir::{CheckError, Graph, Model, NodeId, check};
 use thiserror::Error;
 
 use crate::rewrite::Statistics;
@@ -91,11 +91,22 @@ pub enum PassError {
     /// The graph cannot be put in order.
     #[error("the graph has a cycle")]
     Cycle,
+    /// A pass went wrong. Only debug builds look.
+    #[error("`{pass}` left a graph that is not legal: {source}")]
+    Illegal {
+        /// The pass.
+        pass: &'static str,
+        /// What is not legal.
+        source: CheckError,
+    },
 }
 
 /// The pipeline runs again while it finds something, so that optimizing a result again changes nothing; at most so
 /// often.
 const MAX_ROUNDS: usize = 8;
+
+/// Debug builds check models of at most so many nodes after every pass; larger ones would take too long.
+const MAX_CHECKED_NODES: usize = 4_000;
 
 /// Passes in order.
 pub struct PassManager {
@@ -137,8 +148,7 @@ impl PassManager {
         }
         let mut reports = Vec::new();
         for round in 0..MAX_ROUNDS {
-            let news = self.round(model, context, round, &mut observe, &mut reports);
-            if !news {
+            if !self.round(model, context, round, &mut observe, &mut reports)? {
                 break;
             }
         }
@@ -154,8 +164,11 @@ impl PassManager {
         round: usize,
         observe: &mut impl FnMut(&PassReport, &Model),
         reports: &mut Vec<PassReport>,
-    ) -> bool {
+    ) -> Result<bool, PassError> {
         let mut news = false;
+        // A model that nobody checked may be illegal from the start, which no pass can help.
+        let checked =
+            cfg!(debug_assertions) && model.graph.node_count() <= MAX_CHECKED_NODES && check(model).is_ok();
         for pass in &self.passes {
             let selected = if pass.has_rules() {
                 !context.skip.contains(pass.name())
@@ -178,12 +191,15 @@ impl PassManager {
             };
             let fired = !report.statistics.fired.is_empty();
             news |= fired;
+            if checked {
+                check(model).map_err(|source| PassError::Illegal { pass: pass.name(), source })?;
+            }
             if fired || round == 0 {
                 observe(&report, model);
                 reports.push(report);
             }
         }
-        news
+        Ok(news)
     }
 }
 

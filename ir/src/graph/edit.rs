@@ -317,8 +317,12 @@ impl Graph {
 
     /// What is known of the values that the bodies of a node capture, by index.
     pub(crate) fn capture_facts(&self, node: NodeId) -> Vec<(Fact, Option<Arc<Tensor>>)> {
-        self.node(node)
-            .captures
+        self.facts(&self.node(node).captures)
+    }
+
+    /// What is known of some values.
+    pub(crate) fn facts(&self, values: &[ValueId]) -> Vec<(Fact, Option<Arc<Tensor>>)> {
+        values
             .iter()
             .map(|&value| {
                 let known = self.value(value);

@@ -108,8 +108,12 @@ pub(super) fn encode(element: ElementType, count: usize, value: impl Fn(usize) -
     match element {
         ElementType::Float => (0..count).for_each(|i| raw.extend((value(i) as f32).to_le_bytes())),
         ElementType::Double => (0..count).for_each(|i| raw.extend(value(i).to_le_bytes())),
-        ElementType::Float16 => (0..count).for_each(|i| raw.extend(f16::from_f64(value(i)).to_le_bytes())),
-        ElementType::Bfloat16 => (0..count).for_each(|i| raw.extend(bf16::from_f64(value(i)).to_le_bytes())),
+        ElementType::Float16 => {
+            (0..count).for_each(|i| raw.extend(f16::from_f32(to_odd(value(i))).to_le_bytes()))
+        }
+        ElementType::Bfloat16 => {
+            (0..count).for_each(|i| raw.extend(bf16::from_f32(to_odd(value(i))).to_le_bytes()))
+        }
         ElementType::Bool => raw.extend((0..count).map(|i| u8::from(value(i) != 0.0))),
         ElementType::Uint64 => {
             (0..count).for_each(|i| raw.extend((value(i).round_ties_even() as u64).to_le_bytes()))
@@ -126,6 +130,18 @@ pub(super) fn encode(element: ElementType, count: usize, value: impl Fn(usize) -
         }
     }
     Some(raw)
+}
+
+/// In single precision, rounded to odd: where that is inexact, the neighbour whose last bit is set. Rounding once more,
+/// to at most 22 bits, then gives what rounding once would have given. (The conversions of `half` from doubles do not.)
+fn to_odd(value: f64) -> f32 {
+    let nearest = value as f32;
+    let wide = f64::from(nearest);
+    if value.is_nan() || wide == value || nearest.to_bits() % 2 == 1 {
+        return nearest;
+    }
+    let toward_zero = wide.abs() > value.abs();
+    f32::from_bits(if toward_zero { nearest.to_bits() - 1 } else { nearest.to_bits() + 1 })
 }
 
 /// Integers packed as in `raw_data`; `None` when one does not fit the type.
@@ -250,6 +266,33 @@ mod tests {
             let back: Option<Vec<i64>> =
                 (0..values.len()).map(|index| decode_integer(element, &raw, index)).collect();
             assert_eq!(back.as_deref(), Some(&values[..]));
+        }
+    }
+
+    #[test]
+    fn doubles_become_halves_in_one_rounding() {
+        for element in [ElementType::Float16, ElementType::Bfloat16] {
+            let value = |code: u16| decode(element, &code.to_le_bytes(), 0).expect("a number");
+            let code = |value: f64| {
+                let raw = encode(element, 1, |_| value).expect("a float type");
+                u16::from_le_bytes([raw[0], raw[1]])
+            };
+            // Up to the largest finite code; the step after it is the one that infinity would have been.
+            let last = if element == ElementType::Float16 { 0x7bff } else { 0x7f7f };
+            for below in 0..=last {
+                let above =
+                    if below == last { 2.0 * value(last) - value(last - 1) } else { value(below + 1) };
+                let tie = (value(below) + above) / 2.0;
+                assert_eq!(code(value(below)), below);
+                assert_eq!(code(tie), below + below % 2, "{element} {below:#x}");
+                assert_eq!(code(f64::from_bits(tie.to_bits() - 1)), below, "{element} {below:#x}");
+                assert_eq!(code(f64::from_bits(tie.to_bits() + 1)), below + 1, "{element} {below:#x}");
+                assert_eq!(code(-tie), 0x8000 | (below + below % 2));
+            }
+            assert_eq!(code(f64::INFINITY), last + 1);
+            assert_eq!(code(f64::MAX), last + 1);
+            assert_eq!(code(-f64::MIN_POSITIVE), 0x8000);
+            assert!(value(code(f64::NAN)).is_nan());
         }
     }
 

@@ -45,10 +45,13 @@ impl Tensor {
     /// # Errors
     /// When the number of bytes does not fit the shape, or the element type has no raw form.
     pub fn from_raw(element: ElementType, shape: &[usize], raw: Bytes) -> Result<Self, TensorError> {
-        let count = element_count(shape).ok_or(TensorError::TooLarge)?;
-        let expected = element.raw_len(count).ok_or(TensorError::NoRawForm(element))?;
+        if element == ElementType::String {
+            return Err(TensorError::NoRawForm(element));
+        }
+        let expected = element_count(shape).and_then(|count| element.raw_len(count));
+        let expected = expected.ok_or(TensorError::TooLarge)?;
         if raw.len() != expected {
-            return Err(TensorError::Length { expected, found: raw.len() });
+            return Err(TensorError::Length { unit: "bytes", expected, found: raw.len() });
         }
         Ok(Self { element, shape: shape.into(), data: Data::Raw(raw), origin: None })
     }
@@ -60,7 +63,7 @@ impl Tensor {
     pub fn from_strings(shape: &[usize], strings: Vec<Bytes>) -> Result<Self, TensorError> {
         let expected = element_count(shape).ok_or(TensorError::TooLarge)?;
         if strings.len() != expected {
-            return Err(TensorError::Length { expected, found: strings.len() });
+            return Err(TensorError::Length { unit: "strings", expected, found: strings.len() });
         }
         Ok(Self {
             element: ElementType::String,
@@ -133,7 +136,8 @@ impl Tensor {
 
     /// Number of elements.
     pub fn len(&self) -> usize {
-        self.shape.iter().product()
+        // An empty tensor may have axes whose sizes multiply to more than there are numbers.
+        element_count(&self.shape).unwrap_or(0)
     }
 
     /// Whether there are no elements.
@@ -364,7 +368,8 @@ pub fn element_count(shape: &[usize]) -> Option<usize> {
 pub fn row_major_strides(shape: &[usize]) -> SmallVec<[usize; 4]> {
     let mut strides = SmallVec::from_elem(1, shape.len());
     for axis in (1..shape.len()).rev() {
-        strides[axis - 1] = strides[axis] * shape[axis];
+        // Only an empty tensor has axes so long that this wraps, and nobody steps through it.
+        strides[axis - 1] = usize::wrapping_mul(strides[axis], shape[axis]);
     }
     strides
 }

@@ -20,16 +20,30 @@ pub enum TensorError {
     #[error("the shape has more elements than memory can hold")]
     TooLarge,
     /// Elements and shape do not fit.
-    #[error("the shape needs {expected} {}, the file holds {found}", if *.expected == 1 { "unit" } else { "units" })]
+    #[error("its shape needs {expected} {unit}, the file holds {found}")]
     Length {
-        /// Bytes (raw data) or elements (typed data and strings) that the shape needs.
+        /// What is counted: bytes of raw data, entries of a typed field, strings.
+        unit: &'static str,
+        /// As many as the shape needs.
         expected: usize,
         /// What is there.
         found: usize,
     },
     /// The element type has no raw form.
-    #[error("{0} has no raw form")]
+    #[error("elements of type {0} cannot be in `raw_data`")]
     NoRawForm(ElementType),
+    /// The data is in a field for other element types.
+    #[error(
+        "elements of type {element} belong in `{expected}` or `raw_data`, the file has them in `{found}`"
+    )]
+    WrongField {
+        /// The element type.
+        element: ElementType,
+        /// The typed field for it.
+        expected: &'static str,
+        /// The field that is filled.
+        found: &'static str,
+    },
     /// The data is in another file.
     #[error("its data is in another file that was not loaded")]
     External,
@@ -65,6 +79,9 @@ impl Tensor {
         }
 
         if element == ElementType::String {
+            if proto.raw_data.as_ref().is_some_and(|raw| !raw.is_empty()) {
+                return Err(TensorError::NoRawForm(element));
+            }
             let strings: Vec<Bytes> = std::mem::take(&mut proto.string_data);
             let mut tensor = Self::from_strings(&shape, strings)?;
             tensor.origin = keep_origin(proto);
@@ -75,7 +92,7 @@ impl Tensor {
             tensor.origin = keep_origin(proto);
             return Ok(tensor);
         }
-        let found = typed_len(element, &proto);
+        let (field, found) = typed_field(element, &proto);
         let expected = match element {
             ElementType::Complex64 | ElementType::Complex128 => {
                 count.checked_mul(2).ok_or(TensorError::TooLarge)?
@@ -83,8 +100,13 @@ impl Tensor {
             _ if element.bits() < 8 => element.raw_len(count).ok_or(TensorError::TooLarge)?,
             _ => count,
         };
+        if found == 0
+            && let Some(other) = filled_field(&proto)
+        {
+            return Err(TensorError::WrongField { element, expected: field, found: other });
+        }
         if found != expected {
-            return Err(TensorError::Length { expected, found });
+            return Err(TensorError::Length { unit: "entries", expected, found });
         }
         Ok(Self {
             element,
@@ -123,14 +145,28 @@ fn keep_origin(proto: TensorProto) -> Option<Box<TensorProto>> {
     if proto == plain { None } else { Some(Box::new(proto)) }
 }
 
-fn typed_len(element: ElementType, proto: &TensorProto) -> usize {
+/// The field that holds elements of this type if `raw_data` does not, and the number of its entries.
+fn typed_field(element: ElementType, proto: &TensorProto) -> (&'static str, usize) {
     match element {
-        ElementType::Float | ElementType::Complex64 => proto.float_data.len(),
-        ElementType::Double | ElementType::Complex128 => proto.double_data.len(),
-        ElementType::Int64 => proto.int64_data.len(),
-        ElementType::Uint32 | ElementType::Uint64 => proto.uint64_data.len(),
-        _ => proto.int32_data.len(),
+        ElementType::Float | ElementType::Complex64 => ("float_data", proto.float_data.len()),
+        ElementType::Double | ElementType::Complex128 => ("double_data", proto.double_data.len()),
+        ElementType::Int64 => ("int64_data", proto.int64_data.len()),
+        ElementType::Uint32 | ElementType::Uint64 => ("uint64_data", proto.uint64_data.len()),
+        _ => ("int32_data", proto.int32_data.len()),
     }
+}
+
+/// A field that has entries, if one does.
+fn filled_field(proto: &TensorProto) -> Option<&'static str> {
+    let fields = [
+        ("float_data", proto.float_data.len()),
+        ("int32_data", proto.int32_data.len()),
+        ("int64_data", proto.int64_data.len()),
+        ("double_data", proto.double_data.len()),
+        ("uint64_data", proto.uint64_data.len()),
+        ("string_data", proto.string_data.len()),
+    ];
+    fields.into_iter().find(|(_, entries)| *entries > 0).map(|(name, _)| name)
 }
 
 /// Typed fields as little-endian bytes. `None` for strings.
