@@ -46,13 +46,13 @@ rules! {
         | Reciprocal(Add(Exp(Mul(x, -1.0)), 1.0))
         | Div(1.0, Add(Exp(Neg(x)), 1.0))
         | Div(1.0, Add(Exp(Mul(x, -1.0)), 1.0))
-        => Sigmoid(x) where |site| supports_float(site, "Sigmoid", x);
+        => Sigmoid(x) where |site| supports(site, "Sigmoid", x);
 
     /// x/(1 + e⁻ˣ) = x·σ(x).
     swish_of_exp [rounding, since 7]:
         Div(x, Add(Exp(Neg(x)), 1.0))
         | Div(x, Add(Exp(Mul(x, -1.0)), 1.0))
-        => Mul(x, Sigmoid(x)) where |site| supports_float(site, "Sigmoid", x);
+        => Mul(x, Sigmoid(x)) where |site| supports(site, "Sigmoid", x);
 
     /// ln(1 + eˣ) = Softplus(x), which does not overflow.
     softplus [approximate]: Log(Add(Exp(x), 1.0)) => Softplus(x) where |site| supports(site, "Softplus", x);
@@ -79,14 +79,6 @@ rules! {
         let slope = site.graph.constant(slopes).and_then(|slopes| slopes.uniform());
         leaky_relu(site, x, slope.ok_or("the slopes differ")?)
     };
-}
-
-/// [`supports`], where runtimes have kernels for double precision, too.
-fn supports_float(site: &Site<'_>, op_type: &str, x: ValueId) -> Result<(), Miss> {
-    match site.graph.element(x) {
-        Some(onnx_opt_ir::ElementType::Double) => Ok(()),
-        _ => supports(site, op_type, x),
-    }
 }
 
 fn constant_slope(graph: &Graph, slope: ValueId, x: ValueId) -> Result<f64, Miss> {

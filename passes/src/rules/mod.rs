@@ -1,6 +1,7 @@
 //! The rewrite rules, a file a theme. Each file brings its examples, on which the tests try every rule.
 
 pub mod activation;
+pub mod attention;
 pub mod batch_normalization;
 pub mod cast;
 mod chain;
@@ -10,9 +11,12 @@ mod facts;
 pub mod gemm;
 pub mod identity;
 pub mod neutral;
+pub mod normalization;
 pub mod pad;
 mod product;
+pub mod reduction;
 pub mod reshape;
+pub mod softmax;
 mod support;
 pub mod transpose;
 mod weights;
@@ -33,6 +37,10 @@ pub fn all() -> Vec<Box<dyn Rule>> {
     rules.extend(reshape::rules());
     rules.extend(activation::rules());
     rules.extend(pad::rules());
+    rules.extend(reduction::rules());
+    rules.extend(softmax::rules());
+    rules.extend(normalization::rules());
+    rules.extend(attention::rules());
     rules.extend(convolution::rules());
     rules.extend(gemm::rules());
     rules.extend(batch_normalization::rules());
@@ -51,6 +59,10 @@ pub fn examples() -> Vec<Example> {
     examples.extend(reshape::examples());
     examples.extend(activation::examples());
     examples.extend(pad::examples());
+    examples.extend(reduction::examples());
+    examples.extend(softmax::examples());
+    examples.extend(normalization::examples());
+    examples.extend(attention::examples());
     examples.extend(convolution::examples());
     examples.extend(gemm::examples());
     examples.extend(batch_normalization::examples());

@@ -5,6 +5,19 @@ use onnx_opt_ir::{ElementType, Graph, NodeId, ValueId};
 
 use crate::rewrite::{Miss, Site, ensure};
 
+/// Operators without a definition by others in some versions that onnxruntime nevertheless has in double precision.
+const DOUBLE: &[&str] = &[
+    "LogSoftmax",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceSumSquare",
+    "Relu",
+    "Sigmoid",
+    "Softmax",
+];
+
 /// Whether `op_type` may take `value` as its first operand: the opset has the operator, its schema takes the element
 /// type, and runtimes run it: in single precision they have a kernel; for other types not always, and then need the
 /// standard's definition of the operator by other operators.
@@ -16,7 +29,9 @@ pub(super) fn supports(site: &Site<'_>, op_type: &str, value: ValueId) -> Result
     let operator = schema::lookup("", op_type, site.graph.opset()).filter(|operator| !operator.deprecated);
     let operator = operator.ok_or_else(|| format!("the opset has no {op_type}"))?;
     let allowed = operator.input(0).is_some_and(|input| input.allows(TypeKind::Tensor(element)));
-    let runs = element == ElementType::Float || operator.has_function;
+    let runs = element == ElementType::Float
+        || operator.has_function
+        || (element == ElementType::Double && DOUBLE.contains(&op_type));
     ensure(allowed && runs, &format!("{op_type} of {} is not supported", element.name()))
 }
 
