@@ -237,7 +237,8 @@ fn gathered(x: &Tensor, indices: &Tensor, axis: i64) -> Option<Tensor> {
 
 // ---- Broadcasting
 
-fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
+/// The shape of two operands broadcast together; `None` if they do not.
+pub(crate) fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
     let rank = a.len().max(b.len());
     let size = |shape: &[usize], axis: usize| match (axis + shape.len()).checked_sub(rank) {
         Some(axis) => shape[axis],
@@ -253,7 +254,7 @@ fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
 }
 
 /// Where the element at a place of the broadcast tensor stands in the operand.
-fn broadcast_index(operand: &[usize], shape: &[usize]) -> impl Fn(usize) -> usize {
+pub(crate) fn broadcast_index(operand: &[usize], shape: &[usize]) -> impl Fn(usize) -> usize {
     let (inner, outer) = (row_major_strides(operand), row_major_strides(shape));
     let lead = shape.len() - operand.len();
     let axes: Vec<[usize; 3]> = (0..operand.len())

@@ -1,6 +1,6 @@
 //! What rules ask of a graph. Where a fact is not known, the answer is the reason why a rule is declined.
 
-use onnx_opt_ir::{Dim, ElementType, Graph, Node, ValueId};
+use onnx_opt_ir::{Dim, ElementType, Graph, Node, Tensor, ValueId};
 
 use crate::rewrite::{Miss, Patch, Rewrite, Site, ensure};
 
@@ -207,4 +207,20 @@ pub(super) fn elementwise_operand(graph: &Graph, node: &Node) -> Option<usize> {
         (true, false) => Some(1),
         _ => None,
     }
+}
+
+/// The axis lists of `Squeeze`, `Unsqueeze`, `ReduceSum`: an attribute before opset 13, an operand since.
+pub(super) fn with_axes(
+    site: &Site<'_>,
+    patch: &mut Patch,
+    op_type: &str,
+    x: ValueId,
+    axes: &[i64],
+) -> crate::rewrite::Operand {
+    if site.graph.opset() < 13 {
+        let attributes = onnx_opt_ir::Attributes::from_pairs([("axes", axes.to_vec().into())]);
+        return patch.node(op_type, [x], attributes);
+    }
+    let axes = patch.constant(Tensor::vector_i64(axes));
+    patch.node(op_type, [x.into(), axes], onnx_opt_ir::Attributes::new())
 }

@@ -42,9 +42,6 @@ rules! {
     /// The sum, mean, maximum or minimum of one operand.
     variadic_of_one [exact, shared]: Sum(x) | Mean(x) | Max(x) | Min(x) => x;
 
-    /// Clip without bounds; the largest finite numbers bound it all the same, so infinities do not stay.
-    clip_without_bounds [rounding, since 11, shared]: Clip(x) => x;
-
     /// A reduction along axes of size 1 that stay.
     reduce_unit_axes [exact, shared]:
         ReduceSum(x, axes?) | ReduceMean(x, axes?) | ReduceMax(x, axes?) | ReduceMin(x, axes?)
@@ -247,12 +244,6 @@ pub fn examples() -> Vec<crate::testing::Example> {
         }),
         Example::new("variadic_of_one", |fires| {
             between(8, &["4"], &|f, t| f.op("Mean", &[t, t][usize::from(fires)..]))
-        }),
-        Example::new("clip_without_bounds", |fires| {
-            between(13, &["4"], &|f, t| {
-                let low = f.scalar(0.1);
-                f.op("Clip", &[t, low][..2 - usize::from(fires)])
-            })
         }),
         reduction("ReduceMax", 1),
         reduction("ReduceMean", 1),

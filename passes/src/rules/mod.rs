@@ -1,13 +1,17 @@
 //! The rewrite rules, a file a theme. Each file brings its examples, on which the tests try every rule.
 
 pub mod activation;
+pub mod arithmetic;
 pub mod attention;
 pub mod batch_normalization;
 pub mod cast;
 mod chain;
 pub mod clip;
+pub mod concat;
+pub mod constant_chain;
 pub mod convolution;
 mod facts;
+pub mod gather;
 pub mod gemm;
 pub mod identity;
 pub mod neutral;
@@ -16,7 +20,10 @@ pub mod pad;
 mod product;
 pub mod reduction;
 pub mod reshape;
+pub mod shape;
+pub mod slice;
 pub mod softmax;
+pub mod squeeze;
 mod support;
 pub mod transpose;
 mod weights;
@@ -34,7 +41,14 @@ pub fn all() -> Vec<Box<dyn Rule>> {
     rules.extend(neutral::rules());
     rules.extend(cast::rules());
     rules.extend(transpose::rules());
+    rules.extend(squeeze::rules());
     rules.extend(reshape::rules());
+    rules.extend(slice::rules());
+    rules.extend(concat::rules());
+    rules.extend(shape::rules());
+    rules.extend(gather::rules());
+    rules.extend(arithmetic::rules());
+    rules.extend(constant_chain::rules());
     rules.extend(activation::rules());
     rules.extend(pad::rules());
     rules.extend(reduction::rules());
@@ -56,7 +70,14 @@ pub fn examples() -> Vec<Example> {
     examples.extend(neutral::examples());
     examples.extend(cast::examples());
     examples.extend(transpose::examples());
+    examples.extend(squeeze::examples());
     examples.extend(reshape::examples());
+    examples.extend(slice::examples());
+    examples.extend(concat::examples());
+    examples.extend(shape::examples());
+    examples.extend(gather::examples());
+    examples.extend(arithmetic::examples());
+    examples.extend(constant_chain::examples());
     examples.extend(activation::examples());
     examples.extend(pad::examples());
     examples.extend(reduction::examples());
