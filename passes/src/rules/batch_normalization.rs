@@ -4,6 +4,7 @@
 
 use onnx_opt_ir::{Graph, Node, ValueId};
 
+use super::facts::element;
 use super::weights::{Affine, Channels, bias_values, rounded};
 use crate::rewrite::{Miss, Patch, Rewrite, Site, ensure, found};
 
@@ -93,11 +94,10 @@ fn compose(site: &Site<'_>, x: ValueId, y: ValueId) -> Rewrite {
     let mean = statistics.mean.iter();
     let shift = all.shift.iter().zip(&all.scale).zip(mean).map(|((shift, scale), mean)| shift + scale * mean);
     let operand = |index: usize| found(kept.input(index));
-    let element = |value: ValueId| graph.element(value).ok_or("an element type is not known");
     let mut patch = Patch::new();
     let shape = [channels.count];
-    let scale = patch.constant(rounded(element(operand(1)?)?, &shape, scale)?);
-    let shift = patch.constant(rounded(element(operand(2)?)?, &shape, shift)?);
+    let scale = patch.constant(rounded(element(graph, operand(1)?)?, &shape, scale)?);
+    let shift = patch.constant(rounded(element(graph, operand(2)?)?, &shape, shift)?);
     let inputs = [x.into(), scale, shift, operand(3)?.into(), operand(4)?.into()];
     let new = patch.node("BatchNormalization", inputs, kept.attributes().clone());
     crate::rewrite::language::finish(site, patch, new)

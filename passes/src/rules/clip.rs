@@ -97,7 +97,7 @@ fn limited(graph: &Graph, node: &Node) -> Option<(ValueId, (f64, f64))> {
 }
 
 /// The range of an activation's results.
-fn range_of(node: &Node) -> Option<Limits> {
+pub(super) fn range_of(node: &Node) -> Option<Limits> {
     let range = |low, high| Some(Limits { low, high });
     match node.op_type() {
         op_type if !node.is(op_type) => None,

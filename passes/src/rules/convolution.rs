@@ -5,6 +5,7 @@
 
 use onnx_opt_ir::{Attributes, Graph, Node, ValueId};
 
+use super::facts::element;
 use super::weights::{Affine, Channels, bias_values, numbers, own_weight, rounded, scaled};
 use crate::rewrite::{Miss, Operand, Patch, Rewrite, Site, ensure, found};
 
@@ -137,7 +138,7 @@ impl<'a> Convolution<'a> {
 
     /// A bias of the type of the weight.
     fn new_bias(&self, patch: &mut Patch, values: Vec<f64>) -> Result<Operand, Miss> {
-        let element = self.graph.element(self.weight).ok_or("the element type is not known")?;
+        let element = element(self.graph, self.weight)?;
         Ok(patch.constant(rounded(element, &[self.outputs], values.into_iter())?))
     }
 
@@ -237,7 +238,7 @@ fn compose(site: &Site<'_>, y: ValueId) -> Rewrite {
                 factor * value;
         }
     }
-    let element = graph.element(second.weight).ok_or("the element type is not known")?;
+    let element = element(graph, second.weight)?;
     let mut patch = Patch::new();
     let weight = patch.constant(rounded(element, &shape, product.into_iter())?);
     let bias = if first.bias.is_some() || second.bias.is_some() {

@@ -3,6 +3,7 @@
 
 use onnx_opt_ir::{Attributes, ElementType, Graph, Node, ValueId};
 
+use super::facts::element;
 use super::weights::{Affine, Channels, channel_values, numbers, own_weight, rounded, scaled};
 use crate::rewrite::language::finish;
 use crate::rewrite::{Miss, Operand, Patch, Rewrite, Site, ensure, found};
@@ -204,7 +205,7 @@ impl<'a> Linear<'a> {
             may_be_gemm(self.graph, x, self.weight)?;
         }
         attributes.remove("beta");
-        let element = self.graph.element(self.weight).ok_or("the element type is not known")?;
+        let element = element(self.graph, self.weight)?;
         let bias = patch.constant(rounded(element, &[self.outputs()], bias.into_iter())?);
         Ok(patch.node("Gemm", [x.into(), weight, bias], attributes))
     }
@@ -314,7 +315,7 @@ fn compose(site: &Site<'_>, y: ValueId) -> Rewrite {
     for (row, result) in v.chunks_exact(inner.max(1)).zip(product.chunks_exact_mut(columns.max(1))) {
         times_w(row, result);
     }
-    let element = graph.element(second.weight).ok_or("the element type is not known")?;
+    let element = element(graph, second.weight)?;
     let mut patch = Patch::new();
     let weight = patch.constant(rounded(element, &[rows, columns], product.into_iter())?);
     if !first.is_gemm() && !second.is_gemm() {

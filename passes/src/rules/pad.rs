@@ -2,6 +2,8 @@
 
 use onnx_opt_ir::{ElementType, Graph, Node, ValueId};
 
+use super::clip::{limits_of, range_of};
+use super::facts::{axis, list};
 use crate::rewrite::language::finish;
 use crate::rewrite::{Miss, Patch, Rewrite, Site, ensure, found};
 
@@ -58,17 +60,13 @@ impl Padding {
         ensure(node.string("mode").is_none_or(|mode| mode == "constant"), "it does not pad with a constant")?;
         let rank = graph.rank(y).ok_or("the rank is not known")?;
         let spatial = rank.checked_sub(2).filter(|&spatial| spatial > 0).ok_or("there is no spatial axis")?;
-        let (pads, value) = if graph.opset() < 11 {
-            (node.ints("pads").map(<[i64]>::to_vec), node.float("value").map(f64::from))
-        } else {
-            let value = match node.input(2) {
-                Some(value) => graph.constant(value).and_then(|value| value.single_f64()),
-                None => Some(0.0),
-            };
-            (node.input(1).and_then(|pads| graph.constant(pads)?.to_i64()), value)
+        let value = match node.input(2) {
+            Some(value) => graph.constant(value).and_then(|value| value.single_f64()),
+            // An attribute before version 11.
+            None => Some(node.float("value").map_or(0.0, f64::from)),
         };
-        let pads = pads.ok_or("the padding is not constant")?;
         let value = value.ok_or("what it pads with is not constant")?;
+        let pads = list(graph, node, "pads", 1)?.ok_or("the padding is not known")?;
         let axes = padded_axes(graph, node, rank)?;
         ensure(pads.len() == 2 * axes.len(), "the padding has another length")?;
         ensure(pads.iter().all(|&pad| pad >= 0), "it cuts off")?;
@@ -123,31 +121,17 @@ impl Padding {
 
 /// The axes that a Pad names, all of them if it names none.
 fn padded_axes(graph: &Graph, node: &Node, rank: usize) -> Result<Vec<usize>, Miss> {
-    let Some(axes) = node.input(3) else { return Ok((0..rank).collect()) };
-    let axes = graph.constant(axes).and_then(|axes| axes.to_i64()).ok_or("the axes are not constant")?;
-    let resolve = |axis: i64| {
-        let axis = if axis < 0 { axis.checked_add(rank as i64)? } else { axis };
-        usize::try_from(axis).ok().filter(|&axis| axis < rank)
-    };
-    let resolved: Option<Vec<usize>> = axes.into_iter().map(resolve).collect();
-    let resolved = resolved.ok_or("the axes are out of range")?;
+    let Some(axes) = list(graph, node, "axes", 3)? else { return Ok((0..rank).collect()) };
+    let axes: Vec<usize> = axes.into_iter().map(|named| axis(named, rank)).collect::<Result<_, _>>()?;
     let mut seen = vec![false; rank];
-    let distinct = resolved.iter().all(|&axis| !std::mem::replace(&mut seen[axis], true));
-    ensure(distinct, "an axis is named twice")?;
-    Ok(resolved)
+    ensure(axes.iter().all(|&axis| !std::mem::replace(&mut seen[axis], true)), "an axis is named twice")?;
+    Ok(axes)
 }
 
 /// Whether no element of a value is negative, by the operator that gives it.
 fn is_nonnegative(graph: &Graph, value: ValueId) -> bool {
     let Some((_, node, 0)) = graph.producer(value) else { return false };
-    if node.is("Clip") {
-        let least = match node.input(1) {
-            Some(least) => graph.constant(least).and_then(|least| least.single_f64()),
-            None => node.attributes().get("min").and_then(|least| least.as_float()).map(f64::from),
-        };
-        return least.is_some_and(|least| least >= 0.0);
-    }
-    ["Relu", "Sigmoid", "Exp", "Abs", "Softplus", "HardSigmoid"].iter().any(|&op| node.is(op))
+    limits_of(graph, node).or_else(|| range_of(node)).is_some_and(|limits| limits.low >= 0.0)
 }
 
 /// Graphs on which these rules fire, and near misses.
