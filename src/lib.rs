@@ -5,8 +5,10 @@
 
 pub mod data;
 pub mod engine;
+pub mod interface;
 pub mod report;
 pub mod session;
+mod similar;
 pub mod verify;
 
 pub use onnx_opt_ir as ir;

@@ -9,8 +9,8 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == onnx_opt::verify::SUBCOMMAND) {
-        return onnx_opt::verify::child_main();
+    if let Some(code) = onnx_opt::verify::serve() {
+        return code;
     }
     cli::main()
 }

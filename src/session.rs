@@ -7,20 +7,21 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use onnx_opt_ir::load::load as import;
-use onnx_opt_ir::{Graph, ImportError, LoadError, Model, check, export};
-use onnx_opt_passes::pipeline::names;
-use onnx_opt_passes::{PassContext, PassError, PassReport, pipeline};
+use onnx_opt_ir::{Graph, ImportError, LoadError, Model, Symbol, check, export};
+use onnx_opt_passes::{PassContext, PassError, PassManager, PassReport, pipeline};
 use onnx_opt_proto::{
-    Document, ExternalData, ExternalError, ExternalPolicy, ModelProto, ReadError, TensorProto, WriteError,
-    WriteOptions, for_each_tensor, read_bytes, read_file, tensor_proto::DataLocation, write_file,
-    write_stream,
+    Document, ExternalData, ExternalError, ExternalPolicy, ModelProto, ReadError, TensorProto,
+    ValueInfoProto, WriteError, WriteOptions, for_each_tensor, read_bytes, read_file,
+    tensor_proto::DataLocation, write_file, write_stream,
 };
 use prost::Message;
 use thiserror::Error;
 
 use crate::data::{self, DataError, DataErrorKind, Sample};
 use crate::engine::TractEval;
+use crate::interface::{SizeError, Sizes, set_sizes, tell_outputs};
 use crate::report::{Pass, Report, Skipped, Stage, Summary, Verification};
+use crate::similar::{did_you_mean, similar};
 use crate::verify::{EngineChoice, Status, VerifyOptions, VerifyReport, bisect, verify};
 
 /// Where a model comes from.
@@ -82,6 +83,8 @@ pub struct Options {
     pub effort: Effort,
     /// What both models run on, and by which engine.
     pub trial: Trial,
+    /// Sizes that inputs get, in the result too.
+    pub sizes: Sizes,
     /// Whether all larger weights go to a file of their own.
     pub external_data: bool,
     /// Names of passes and rules to leave out.
@@ -103,12 +106,18 @@ pub struct Trial {
     pub files: BTreeMap<String, PathBuf>,
     /// Shapes of random inputs, by name.
     pub shapes: BTreeMap<String, Vec<usize>>,
+    /// Sizes of random inputs, by the name of the size.
+    pub sizes: BTreeMap<String, usize>,
+    /// What random inputs are drawn by.
+    pub seed: u64,
     /// Engines.
     pub engine: EngineChoice,
     /// The library of onnxruntime.
     pub library: Option<PathBuf>,
     /// Largest difference relative to the range of an output; by element type where absent.
     pub tolerance: Option<f64>,
+    /// The program that runs the models, as in [`VerifyOptions::program`].
+    pub program: Option<PathBuf>,
 }
 
 impl Trial {
@@ -121,15 +130,16 @@ impl Trial {
     /// If data cannot be read or fits no input.
     pub fn prepare(&self, graph: &Graph, effort: Effort) -> Result<VerifyOptions, Error> {
         let inputs = data::inputs(graph);
-        if let Some(name) = self.shapes.keys().find(|&name| !inputs.iter().any(|input| input.name == *name)) {
-            let names: Vec<&str> = inputs.iter().map(|input| &*input.name).collect();
-            return Err(Error::NoSuchInput { name: name.clone(), inputs: names.join(", ") });
-        }
+        refuse_unknown_inputs(self.shapes.keys(), inputs.iter().map(|input| &*input.name))?;
+        self.refuse_unknown_sizes(graph)?;
         let mut options = VerifyOptions {
             engine: self.engine,
             library: self.library.clone(),
             shapes: self.shapes.clone(),
+            sizes: self.sizes.clone(),
+            seed: self.seed,
             tolerance: self.tolerance,
+            program: self.program.clone(),
             ..VerifyOptions::default()
         };
         let mut limit = Self::SAMPLES;
@@ -149,6 +159,38 @@ impl Trial {
         }
         Ok(options)
     }
+
+    fn refuse_unknown_sizes(&self, graph: &Graph) -> Result<(), Error> {
+        let shapes = graph.inputs().iter().filter_map(|input| graph.shape(input.value));
+        let known: BTreeSet<&str> = shapes
+            .flatten()
+            .filter_map(|size| match size.as_symbol() {
+                Some(Symbol::Named(name)) => Some(&**name),
+                _ => None,
+            })
+            .collect();
+        match self.sizes.keys().find(|name| !known.contains(name.as_str())) {
+            Some(name) => Err(Error::NoSuchSize { name: name.clone(), known: listed(known) }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn refuse_unknown_inputs<'a>(
+    mut given: impl Iterator<Item = &'a String>,
+    inputs: impl IntoIterator<Item = &'a str>,
+) -> Result<(), Error> {
+    let known: BTreeSet<&str> = inputs.into_iter().collect();
+    match given.find(|name| !known.contains(name.as_str())) {
+        Some(name) => Err(Error::NoSuchInput { name: name.clone(), inputs: listed(known) }),
+        None => Ok(()),
+    }
+}
+
+/// Names in a row.
+fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.into_iter().collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
 /// Who hears how the work goes.
@@ -183,8 +225,13 @@ pub enum Error {
         output: String,
     },
     /// A name that is neither a pass nor a rule.
-    #[error("no pass or rule is called `{0}`")]
-    UnknownName(String),
+    #[error("no pass or rule is called `{name}`{}", did_you_mean(similar))]
+    UnknownName {
+        /// The name.
+        name: String,
+        /// What may be meant.
+        similar: Option<String>,
+    },
     /// The passes could not be run.
     #[error("{file}: {source}")]
     Passes {
@@ -203,6 +250,22 @@ pub enum Error {
         name: String,
         /// Those that there are.
         inputs: String,
+    },
+    /// A name that is no size.
+    #[error("no axis of an input has a size named `{name}` (the names are {known})")]
+    NoSuchSize {
+        /// The name.
+        name: String,
+        /// Those that there are.
+        known: String,
+    },
+    /// An input cannot have these sizes.
+    #[error("{file}: {source}")]
+    Size {
+        /// The file.
+        file: String,
+        /// Why.
+        source: SizeError,
     },
     /// The result is wrong whatever is left out.
     #[error("{file}: the result was not accepted and nothing was written: {reason}")]
@@ -246,13 +309,18 @@ pub enum Error {
 }
 
 impl Error {
+    /// That none of the known passes or rules has this name.
+    pub fn unknown_name<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
+        Self::UnknownName { name: name.to_owned(), similar: similar(name, known) }
+    }
+
     /// The way out, if there is one to name.
     pub fn help(&self) -> Option<&'static str> {
         match self {
             Self::SameFile { .. } => Some("name another file with -o; the input is never overwritten"),
             Self::ExternalOnStdout => Some("name a file with -o, or leave out --external-data"),
             Self::ModelOnTerminal => Some("name a file with -o, or send standard output somewhere"),
-            Self::UnknownName(_) => Some("`onnx-opt passes` and `onnx-opt rules` list the names"),
+            Self::UnknownName { .. } => Some("`onnx-opt passes` and `onnx-opt rules` list the names"),
             Self::Write(_) => Some("name another place with -o"),
             Self::Import { source: LoadError::Import(ImportError::External(_)), .. } => {
                 Some("external data must lie in the folder of the model, under the name that the model gives")
@@ -276,8 +344,10 @@ impl Error {
             Self::SameFile { .. }
             | Self::ExternalOnStdout
             | Self::ModelOnTerminal
-            | Self::UnknownName(_)
-            | Self::NoSuchInput { .. } => 2,
+            | Self::UnknownName { .. }
+            | Self::NoSuchInput { .. }
+            | Self::NoSuchSize { .. }
+            | Self::Size { .. } => 2,
             Self::Refused { .. } | Self::Differ(_) | Self::Told | Self::NotVerifiable { .. } => 3,
             _ => 1,
         }
@@ -288,10 +358,14 @@ impl Error {
 struct Original<'a> {
     source: &'a Source,
     bytes: Option<Bytes>,
+    /// Sizes that inputs get.
+    sizes: &'a Sizes,
+    /// The outputs with the sizes that follow from those.
+    outputs: Option<Vec<ValueInfoProto>>,
 }
 
 impl<'a> Original<'a> {
-    fn open(source: &'a Source) -> Result<Self, Error> {
+    fn open(source: &'a Source, sizes: &'a Sizes) -> Result<Self, Error> {
         let bytes = match source {
             Source::File(_) => None,
             Source::Stdin => {
@@ -303,14 +377,31 @@ impl<'a> Original<'a> {
                 Some(bytes.into())
             }
         };
-        Ok(Self { source, bytes })
+        let mut original = Self { source, bytes, sizes, outputs: None };
+        if !sizes.is_empty() {
+            let graph = into_model(original.read()?, source)?.graph;
+            let names: Vec<String> = data::inputs(&graph).into_iter().map(|input| input.name).collect();
+            refuse_unknown_inputs(sizes.keys(), names.iter().map(String::as_str))?;
+            let mut outputs = original.read()?.model.graph.unwrap_or_default().output;
+            tell_outputs(&mut outputs, &graph);
+            original.outputs = Some(outputs);
+        }
+        Ok(original)
     }
 
     fn read(&self) -> Result<Document, Error> {
-        match (self.source, &self.bytes) {
-            (Source::File(path), None) => Ok(read_file(path)?),
-            (_, bytes) => Ok(read_bytes(bytes.clone().unwrap_or_default())?),
+        let mut document = match (self.source, &self.bytes) {
+            (Source::File(path), None) => read_file(path)?,
+            (_, bytes) => read_bytes(bytes.clone().unwrap_or_default())?,
+        };
+        if let Some(graph) = document.model.graph.as_mut().filter(|_| !self.sizes.is_empty()) {
+            set_sizes(graph, self.sizes)
+                .map_err(|source| Error::Size { file: self.source.name(), source })?;
+            if let Some(outputs) = &self.outputs {
+                graph.output.clone_from(outputs);
+            }
         }
+        Ok(document)
     }
 
     /// The messages, with external data in their place.
@@ -336,7 +427,7 @@ pub struct Loaded {
 /// # Errors
 /// If it cannot be read or is not a legal graph.
 pub fn load(source: &Source) -> Result<Loaded, Error> {
-    let mut document = Original::open(source)?.read()?;
+    let mut document = Original::open(source, &Sizes::new())?.read()?;
     let bytes = document.file_bytes + external_weights(&mut document.model).bytes;
     Ok(Loaded { model: into_model(document, source)?, bytes })
 }
@@ -375,13 +466,32 @@ pub fn optimize(
     options: &Options,
     listener: &dyn Listener,
 ) -> Result<Report, Error> {
-    refuse_options(target, options)?;
+    optimize_with(source, target, options, listener, &pipeline)
+}
+
+/// Optimizes a model by passes of the caller: `pipeline` gives those of a level.
+///
+/// # Errors
+/// Those of [`optimize`].
+pub fn optimize_with(
+    source: &Source,
+    target: &Target,
+    options: &Options,
+    listener: &dyn Listener,
+    pipeline: &dyn Fn(u8) -> PassManager,
+) -> Result<Report, Error> {
+    refuse_options(target, options, pipeline)?;
     let mut clock = Clock { stages: Vec::new(), listener };
-    let original = Original::open(source)?;
+    let original = Original::open(source, &options.sizes)?;
     let mut document = clock.time("read", || original.read())?;
     let weights = external_weights(&mut document.model);
     refuse_overwriting(source, target, &document, &weights)?;
     let file_bytes = document.file_bytes + weights.bytes;
+    // Sizes that the user wants written may take more bytes than names.
+    let allowed = match options.sizes.is_empty() {
+        true => file_bytes,
+        false => file_bytes.max(document.model.encoded_len() as u64 + weights.bytes),
+    };
     let external = options.external_data || !weights.locations.is_empty();
 
     let mut model = clock.time("import", || into_model(document, source))?;
@@ -391,7 +501,7 @@ pub fn optimize(
         Effort::Off => None,
         effort => Some(options.trial.prepare(&model.graph, effort)?),
     };
-    let mut job = Job { original: &original, options, trial, grew: BTreeSet::new() };
+    let mut job = Job { original: &original, options, trial, pipeline, grew: BTreeSet::new() };
 
     let mut left_out = BTreeSet::new();
     let mut attempt = match job.attempt(model, &left_out, &mut clock) {
@@ -402,7 +512,7 @@ pub fn optimize(
         attempt => attempt?,
     };
     for grower in GROWERS {
-        let growth = attempt.growth(file_bytes);
+        let growth = attempt.growth(allowed);
         if growth > 0 && attempt.applied(grower) {
             notes.push(format!("{grower} was left out: the model would be {growth} bytes larger"));
             job.grew.insert(grower.to_owned());
@@ -419,7 +529,7 @@ pub fn optimize(
     {
         return Err(Error::NotVerifiable { file: source.name(), reason: reason.clone() });
     }
-    let growth = attempt.growth(file_bytes);
+    let growth = attempt.growth(allowed);
     if growth > 0 && attempt.is_changed() {
         notes.push(format!("the original graph was kept: the optimized one is {growth} bytes larger"));
         attempt = Attempt::unchanged(original.messages()?, before.clone());
@@ -445,7 +555,8 @@ pub fn optimize(
 /// # Errors
 /// If a model cannot be read, or data does not fit.
 pub fn compare(a: &Source, b: &Source, trial: &Trial, effort: Effort) -> Result<VerifyReport, Error> {
-    let (first, second) = (Original::open(a)?, Original::open(b)?);
+    let as_they_are = Sizes::new();
+    let (first, second) = (Original::open(a, &as_they_are)?, Original::open(b, &as_they_are)?);
     let graphs = (into_model(first.read()?, a)?.graph, into_model(second.read()?, b)?.graph);
     let names =
         |graph| -> BTreeSet<String> { data::inputs(graph).into_iter().map(|input| input.name).collect() };
@@ -465,6 +576,8 @@ struct Job<'a> {
     options: &'a Options,
     /// How to verify; none where it is not wanted.
     trial: Option<VerifyOptions>,
+    /// The passes of a level.
+    pipeline: &'a dyn Fn(u8) -> PassManager,
     /// Passes that are left out since the file grew by them.
     grew: BTreeSet<String>,
 }
@@ -485,9 +598,9 @@ impl Attempt {
         Self { exported, after, passes: Vec::new(), verification, refusal: None }
     }
 
-    /// Bytes by which it is larger than the original file.
-    fn growth(&self, file_bytes: u64) -> u64 {
-        (self.exported.encoded_len() as u64).saturating_sub(file_bytes)
+    /// Bytes by which it is larger than it may be.
+    fn growth(&self, allowed: u64) -> u64 {
+        (self.exported.encoded_len() as u64).saturating_sub(allowed)
     }
 
     fn applied(&self, name: &str) -> bool {
@@ -510,7 +623,7 @@ impl Job<'_> {
         let listener = clock.listener;
         let left_out = left_out.union(&self.grew).cloned().collect();
         let passes = clock
-            .time("optimize", || run_passes(&mut model, self.options, &left_out, listener))
+            .time("optimize", || self.run_passes(&mut model, &left_out, listener))
             .map_err(|error| Error::Passes { file: self.original.source.name(), source: error })?;
         let legal = clock.time("check", || check(&model));
         let exported = clock.time("export", || export(&model));
@@ -531,6 +644,41 @@ impl Job<'_> {
             };
         }
         Ok(attempt)
+    }
+
+    fn run_passes(
+        &self,
+        model: &mut Model,
+        left_out: &BTreeSet<String>,
+        listener: &dyn Listener,
+    ) -> Result<Vec<Pass>, PassError> {
+        let engine = TractEval::new();
+        let context = PassContext {
+            skip: self.options.skip.union(left_out).cloned().collect(),
+            only: self.options.only.clone(),
+            explain: self.options.explain,
+            const_eval: Some(&engine),
+            ..PassContext::default()
+        };
+        let reports = (self.pipeline)(self.options.level).run(model, &context, |report, model| {
+            if self.options.print_after.as_deref() == Some(report.pass) {
+                listener.after_pass(report.pass, model);
+            }
+        })?;
+        let pass = |report: PassReport| Pass {
+            name: report.pass,
+            seconds: report.seconds,
+            nodes_before: report.nodes_before,
+            nodes_after: report.nodes_after,
+            applied: report.statistics.fired,
+            declined: report
+                .statistics
+                .declined
+                .into_iter()
+                .map(|((rule, reason), count)| (rule, reason, count))
+                .collect(),
+        };
+        Ok(reports.into_iter().map(pass).collect())
     }
 
     /// The result without the passes and rules that make it wrong, and their names.
@@ -561,52 +709,25 @@ impl Job<'_> {
     }
 }
 
+/// The highest level: its passes are all that there are.
+const MAX_LEVEL: u8 = 3;
+
 /// What no model could mend.
-fn refuse_options(target: &Target, options: &Options) -> Result<(), Error> {
+fn refuse_options(
+    target: &Target,
+    options: &Options,
+    pipeline: &dyn Fn(u8) -> PassManager,
+) -> Result<(), Error> {
     if options.external_data && *target == Target::Stdout {
         return Err(Error::ExternalOnStdout);
     }
-    let known = names();
+    let manager = pipeline(MAX_LEVEL);
+    let known = manager.names();
     let mut asked = options.skip.iter().chain(&options.only).chain(&options.print_after);
     match asked.find(|name| !known.contains(name.as_str())) {
-        Some(unknown) => Err(Error::UnknownName(unknown.clone())),
+        Some(name) => Err(Error::unknown_name(name, known)),
         None => Ok(()),
     }
-}
-
-fn run_passes(
-    model: &mut Model,
-    options: &Options,
-    left_out: &BTreeSet<String>,
-    listener: &dyn Listener,
-) -> Result<Vec<Pass>, PassError> {
-    let engine = TractEval::new();
-    let context = PassContext {
-        skip: options.skip.union(left_out).cloned().collect(),
-        only: options.only.clone(),
-        explain: options.explain,
-        const_eval: Some(&engine),
-        ..PassContext::default()
-    };
-    let reports = pipeline(options.level).run(model, &context, |report, model| {
-        if options.print_after.as_deref() == Some(report.pass) {
-            listener.after_pass(report.pass, model);
-        }
-    })?;
-    let pass = |report: PassReport| Pass {
-        name: report.pass,
-        seconds: report.seconds,
-        nodes_before: report.nodes_before,
-        nodes_after: report.nodes_after,
-        applied: report.statistics.fired,
-        declined: report
-            .statistics
-            .declined
-            .into_iter()
-            .map(|((rule, reason), count)| (rule, reason, count))
-            .collect(),
-    };
-    Ok(reports.into_iter().map(pass).collect())
 }
 
 /// The files that hold weights of a model, and how many bytes of them.

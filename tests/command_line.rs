@@ -322,3 +322,86 @@ fn an_interrupt_leaves_nothing() {
     assert_eq!(count(), 0);
     assert_eq!(place.names(), ["mnist_resnet.onnx"]);
 }
+
+#[test]
+fn misspelled_names_are_recognized() {
+    let place = Place::with(&["ir3.onnx"]);
+    for arguments in
+        [&["ir3.onnx", "--skip", "gelu_ref"][..], &["ir3.onnx", "--only", "geluerf"], &["rules", "gelu-erf"]]
+    {
+        place
+            .command(arguments)
+            .assert()
+            .code(2)
+            .stderr(predicate::str::contains("did you mean `gelu_erf`?"));
+    }
+    let said = place.command(&["ir3.onnx", "--opset", "20"]).assert().code(2);
+    said.stderr(predicate::str::contains("`keep` is all there is"));
+}
+
+/// Names and numbers of what was applied.
+fn applied(place: &Place, arguments: &[&str]) -> std::collections::BTreeMap<String, u64> {
+    let report: Value = serde_json::from_slice(&place.run(arguments).stdout).unwrap();
+    let passes = report["passes"].as_array().unwrap().iter();
+    let applied = passes.flat_map(|pass| pass["applied"].as_object().unwrap());
+    applied.map(|(name, count)| (name.clone(), count.as_u64().unwrap())).collect()
+}
+
+#[test]
+fn rules_are_left_out_or_alone_applied() {
+    let place = Place::with(&["scan_capture.onnx", "duplicates.onnx"]);
+    let names = |model: &str, more: &[&str]| -> Vec<String> {
+        applied(&place, &[&[model, "--json"], more].concat()).into_keys().collect()
+    };
+    let [first, second] = ["transpose_in_order", "transpose_transpose"];
+    assert_eq!(names("scan_capture.onnx", &[]), [first, second]);
+    assert_eq!(names("scan_capture.onnx", &["--skip", second]), [first; 0]);
+    assert_eq!(names("scan_capture.onnx", &["--only", second]), [second]);
+    assert_eq!(names("scan_capture.onnx", &["--only", &format!("{first},{second}")]), [first, second]);
+    assert_eq!(names("scan_capture.onnx", &["--skip", "rules"]), [first; 0]);
+    assert_eq!(names("duplicates.onnx", &[]), ["common_subexpressions", "dead_code"]);
+    assert_eq!(names("duplicates.onnx", &["--only", "dead_code"]), ["dead_code"]);
+    assert_eq!(names("duplicates.onnx", &["--only", second]), [first; 0]);
+}
+
+#[test]
+fn sizes_of_an_input_are_fixed_or_named() {
+    let place = Place::with(&["mnist_resnet.onnx"]);
+    let ports = |file: &str| -> [String; 2] {
+        let found: Value = serde_json::from_slice(&place.run(&["inspect", file, "--json"]).stdout).unwrap();
+        ["inputs", "outputs"].map(|side| found[side][0]["type"].as_str().unwrap().to_owned())
+    };
+    let [input, output] = ports("mnist_resnet.onnx");
+    assert!(input.contains('N') || input.contains("batch"), "{input} {output}");
+    for level in ["-O0", "-O2"] {
+        let fixed = ["mnist_resnet.onnx", level, "--input", "input=4x1x28x28", "-o", "fixed.onnx"];
+        place.command(&fixed).assert().success();
+        let [input, output] = ports("fixed.onnx");
+        assert!(input.contains("[4, 1, 28, 28]") && output.contains("[4, 10]"), "{input} {output}");
+    }
+    place
+        .command(&["mnist_resnet.onnx", "-q", "--input", "input=images,1,28,28", "-o", "named.onnx"])
+        .assert()
+        .success();
+    let [input, output] = ports("named.onnx");
+    assert!(input.contains("images") && output.contains("images"), "{input} {output}");
+    for (given, said) in [
+        ("input=1x3x28x28", "has size 1 on axis 1, which cannot become 3"),
+        ("input=1x28x28", "has 4 axes, not 3"),
+        ("inputs=1x1x28x28", "there is no input `inputs`"),
+    ] {
+        let refused =
+            place.command(&["mnist_resnet.onnx", "--input", given, "-o", "no.onnx"]).assert().code(2);
+        refused.stderr(predicate::str::contains(said));
+    }
+    assert!(!place.path("no.onnx").exists());
+}
+
+#[test]
+fn random_inputs_are_steered() {
+    let place = Place::with(&["mnist_resnet.onnx"]);
+    let model = "mnist_resnet.onnx";
+    place.command(&[model, "-q", "--seed", "7", "--size", "batch=3"]).assert().success();
+    let said = place.command(&[model, "--size", "hight=3"]).assert().code(2);
+    said.stderr(predicate::str::contains("(the names are batch)"));
+}

@@ -56,9 +56,9 @@ pub trait Pass: Send + Sync {
     fn name(&self) -> &'static str;
     /// What it does, in a line.
     fn doc(&self) -> &'static str;
-    /// Whether its applications are rules with names of their own, so that `only` and `skip` reach them.
-    fn has_rules(&self) -> bool {
-        false
+    /// Names of the rules that it applies, which `only` and `skip` reach one by one; none for a pass that is a whole.
+    fn rules(&self) -> Vec<&'static str> {
+        Vec::new()
     }
     /// Changes the graph, counting what it applied under its own name or those of its rules.
     fn run(&self, graph: &mut Graph, context: &PassContext<'_>, statistics: &mut Statistics);
@@ -85,9 +85,6 @@ pub enum PassError {
     /// Training information names values of the graph.
     #[error("the model carries training information, whose names no pass may touch; use -O0")]
     TrainingInfo,
-    /// A name that is neither a pass nor a rule.
-    #[error("no pass or rule is called `{0}`; `onnx-opt rules` and `onnx-opt passes` list them")]
-    UnknownName(String),
     /// The graph cannot be put in order.
     #[error("the graph has a cycle")]
     Cycle,
@@ -124,10 +121,15 @@ impl PassManager {
         self.passes.iter().map(|pass| &**pass)
     }
 
+    /// Names of the passes and of their rules.
+    pub fn names(&self) -> BTreeSet<&'static str> {
+        self.passes().flat_map(|pass| pass.rules().into_iter().chain([pass.name()])).collect()
+    }
+
     /// Runs the passes in order and puts the nodes in order. `observe` sees the model after each pass.
     ///
     /// # Errors
-    /// If the model or the context rules the passes out; the model is then unchanged.
+    /// If the model rules the passes out, and is then unchanged, or its nodes cannot be put in order.
     pub fn run(
         &self,
         model: &mut Model,
@@ -139,12 +141,6 @@ impl PassManager {
         }
         if !model.rest.training_info.is_empty() {
             return Err(PassError::TrainingInfo);
-        }
-        let known = crate::pipeline::names();
-        if let Some(unknown) =
-            context.skip.iter().chain(&context.only).find(|name| !known.contains(name.as_str()))
-        {
-            return Err(PassError::UnknownName(unknown.clone()));
         }
         let mut reports = Vec::new();
         for round in 0..MAX_ROUNDS {
@@ -170,10 +166,10 @@ impl PassManager {
         let checked =
             cfg!(debug_assertions) && model.graph.node_count() <= MAX_CHECKED_NODES && check(model).is_ok();
         for pass in &self.passes {
-            let selected = if pass.has_rules() {
-                !context.skip.contains(pass.name())
-            } else {
+            let selected = if pass.rules().is_empty() {
                 context.allows(pass.name())
+            } else {
+                !context.skip.contains(pass.name())
             };
             if !selected {
                 continue;

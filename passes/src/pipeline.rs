@@ -1,7 +1,5 @@
 //! The ordered pipelines of O0 to O3.
 
-use std::collections::BTreeSet;
-
 use crate::cse::CommonSubexpressions;
 use crate::dead_code::DeadCode;
 use crate::fold::FoldShapes;
@@ -32,24 +30,24 @@ pub fn pipeline(level: u8) -> PassManager {
         Box::new(InlineIf),
         // Before the rules: a value with two twins looks shared, which blocks fusions.
         Box::new(CommonSubexpressions),
-        Box::new(Rules { class }),
+        Box::new(Rules::new(class, rules::all())),
         // Again: the rules leave equal constants and equal nodes behind.
         Box::new(CommonSubexpressions),
         Box::new(DeadCode),
     ])
 }
 
-/// Names of all passes and rules.
-pub fn names() -> BTreeSet<&'static str> {
-    let manager = pipeline(3);
-    let mut names: BTreeSet<&'static str> = manager.passes().map(Pass::name).collect();
-    names.extend(rules::all().iter().map(|rule| rule.name()));
-    names
+/// The local rewrites.
+pub struct Rules {
+    class: ErrorClass,
+    rules: Vec<Box<dyn Rule>>,
 }
 
-/// The local rewrites.
-struct Rules {
-    class: ErrorClass,
+impl Rules {
+    /// Those of `rules` that are as exact as `class`, or asked for by name.
+    pub fn new(class: ErrorClass, rules: Vec<Box<dyn Rule>>) -> Self {
+        Self { class, rules }
+    }
 }
 
 impl Pass for Rules {
@@ -61,17 +59,70 @@ impl Pass for Rules {
         "Applies the rewrite rules until none fires"
     }
 
-    fn has_rules(&self) -> bool {
-        true
+    fn rules(&self) -> Vec<&'static str> {
+        self.rules.iter().map(|rule| rule.name()).collect()
     }
 
-    fn run(&self, graph: &mut onnx_opt_ir::Graph, context: &PassContext, statistics: &mut Statistics) {
-        let rules = rules::all();
+    fn run(&self, graph: &mut onnx_opt_ir::Graph, context: &PassContext<'_>, statistics: &mut Statistics) {
         // An approximate rule applies only where it is asked for by name.
         let applies = |rule: &&dyn Rule| {
             context.allows(rule.name()) && (rule.class() <= self.class || context.only.contains(rule.name()))
         };
-        let selected = rules.iter().map(|rule| &**rule).filter(applies);
+        let selected = self.rules.iter().map(|rule| &**rule).filter(applies);
         Rewriter::new(selected).explaining(context.explain).run(graph, statistics);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::rewrite::{Patch, Rewrite, Site};
+    use crate::testing::Fixture;
+
+    /// Sigmoid(x) = x, of some class.
+    struct Drops(ErrorClass);
+
+    impl Rule for Drops {
+        fn name(&self) -> &'static str {
+            "drops"
+        }
+        fn doc(&self) -> &'static str {
+            "Sigmoid(x) = x"
+        }
+        fn class(&self) -> ErrorClass {
+            self.0
+        }
+        fn roots(&self) -> Vec<&'static str> {
+            vec!["Sigmoid"]
+        }
+        fn rewrite(&self, site: &Site<'_>) -> Rewrite {
+            Ok(Patch::replacing(site.output()?, site.input(0)?))
+        }
+    }
+
+    /// Whether a rule of one class fires in a pass of another.
+    fn fires(rule: ErrorClass, pass: ErrorClass, only: &[&str]) -> bool {
+        let mut f = Fixture::new(13);
+        let x = f.input("x", &[4]);
+        let t = f.op("Sigmoid", &[x]);
+        let y = f.op("Relu", &[t]);
+        let mut model = f.with_output(y).into_model();
+        let context = PassContext {
+            only: only.iter().map(|&name| name.to_owned()).collect(),
+            ..PassContext::default()
+        };
+        let manager = PassManager::new(vec![Box::new(Rules::new(pass, vec![Box::new(Drops(rule))]))]);
+        assert!(manager.names().contains("drops"));
+        manager.run(&mut model, &context, |_, _| {}).unwrap();
+        model.graph.node_count() == 1
+    }
+
+    #[test]
+    fn rules_apply_by_class_or_by_name() {
+        use ErrorClass::{Approximate, Exact, Rounding};
+        assert!(fires(Exact, Exact, &[]) && fires(Exact, Rounding, &[]) && fires(Rounding, Rounding, &[]));
+        assert!(!fires(Rounding, Exact, &[]) && !fires(Approximate, Rounding, &[]));
+        assert!(fires(Approximate, Exact, &["drops"]) && !fires(Exact, Exact, &["rules"]));
     }
 }

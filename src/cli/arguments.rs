@@ -5,21 +5,47 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use onnx_opt::interface::{Size, Sizes};
 use onnx_opt::session::{Effort, Options, Source, Target, Trial};
 use onnx_opt::verify::EngineChoice;
 
 const EXAMPLES: &str = "\
 Examples:
-  onnx-opt resnet.onnx                     writes resnet.opt.onnx and says what changed
-  onnx-opt resnet.onnx -o small.onnx -O1   only rewrites that give the same bits
-  onnx-opt bert.onnx --skip gelu_erf       without one rule (see `onnx-opt rules`)
-  onnx-opt net.onnx --json -q -o out.onnx  the report as JSON
-  cat net.onnx | onnx-opt - > out.onnx     as part of a pipe
-  onnx-opt inspect net.onnx                what a model holds and costs
-  onnx-opt diff a.onnx b.onnx              what two models do not share
-  onnx-opt ./inspect                       a model that is named like a command
+  onnx-opt resnet.onnx                       writes resnet.opt.onnx and says what changed
+  onnx-opt resnet.onnx -o small.onnx -O1     only rewrites that give the same bits
+  onnx-opt bert.onnx --skip gelu_erf         without one rule (see `onnx-opt rules`)
+  onnx-opt bert.onnx --input ids=1,128       fixes the sizes of an input in the result
+  onnx-opt bert.onnx --size batch=4 --seed 7 steers the random inputs that it is compared on
+  onnx-opt net.onnx --data samples/          compares on inputs of yours
+  onnx-opt net.onnx --json -o out.onnx       the report as JSON
+  cat net.onnx | onnx-opt - > out.onnx       as part of a pipe
+  onnx-opt inspect net.onnx                  what a model holds and costs
+  onnx-opt diff a.onnx b.onnx                what two models do not share
+  onnx-opt ./inspect                         a model that is named like a command
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the result was not accepted (and not written).";
+
+const MANUAL: &str = "\
+Levels:
+  -O0  nothing is changed: the file comes out byte for byte
+  -O1  rewrites whose results have the same bits
+  -O2  also those that compute the same real number and round it otherwise (the default)
+  -O3  the same as -O2 in this version
+  Rules that only approximate never apply unless --only names them. Names, order, types and sizes of inputs and
+  outputs stay unless --input changes them.
+
+Verification:
+  Original and result run on the same inputs in a process of its own, with limits on time and memory. `auto` gives up
+  on what would take longer than seconds or what no engine can run, says so, and writes the result. With a number of
+  runs, a result that cannot be verified is not written. When a result differs, the rules and passes that cause it are
+  searched, named and left out. Differences are relative to the range of each output: 1e-3, or 1e-2 for 16 bits and
+  fewer; integers must be equal.
+
+Environment:
+  ORT_DYLIB_PATH  the library of onnxruntime, for what the built-in engine, tract, cannot run
+  NO_COLOR        no colours
+
+";
 
 /// Makes an ONNX model smaller and faster and shows that it still computes the same.
 #[derive(Debug, Parser)]
@@ -27,6 +53,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the result was not accepted (and 
     name = "onnx-opt",
     version,
     after_help = EXAMPLES,
+    after_long_help = format!("{MANUAL}{EXAMPLES}"),
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     disable_help_subcommand = true,
@@ -52,7 +79,7 @@ pub struct Optimize {
     #[arg(long)]
     pub external_data: bool,
 
-    /// How far to go: 0 nothing, 1 the same bits, 2 also other rounding, 3 all
+    /// How far to go: 0 nothing, 1 the same bits, 2 also other rounding, 3 as 2
     #[arg(short = 'O', value_name = "LEVEL", default_value_t = 2, help_heading = "Rewriting",
           value_parser = clap::value_parser!(u8).range(0..=3))]
     pub level: u8,
@@ -62,8 +89,12 @@ pub struct Optimize {
     /// Apply these passes and rules only, approximate ones too
     #[arg(long, value_name = "NAMES", value_delimiter = ',', help_heading = "Rewriting")]
     pub only: Vec<String>,
-    /// The operator set: `keep` is as it is
-    #[arg(long, value_name = "VERSION", default_value = "keep", value_parser = ["keep"], help_heading = "Rewriting")]
+    /// Fix or name the sizes of an input, in the result too: `x=1x3x224x224`, `ids=batch,128`; or give it a file to
+    /// compare on (.npy, .npz, .pb)
+    #[arg(long = "input", value_name = "NAME=SIZES|FILE", value_parser = given, help_heading = "Rewriting")]
+    inputs: Vec<(String, Given)>,
+    /// The operator set: `keep` leaves it as it is
+    #[arg(long, value_name = "VERSION", default_value = "keep", value_parser = opset, help_heading = "Rewriting")]
     pub opset: String,
     /// Print the graph to standard error after this pass
     #[arg(long, value_name = "PASS", help_heading = "Rewriting")]
@@ -85,12 +116,15 @@ pub struct Optimize {
 /// What models are compared on.
 #[derive(Debug, Args)]
 pub struct TrialArguments {
-    /// An input: its shape, as in `x=1x3x224x224`, or a file (.npy, .npz, .pb)
-    #[arg(long = "input", value_name = "NAME=SHAPE|FILE", value_parser = given, help_heading = "Verification")]
-    inputs: Vec<(String, Given)>,
     /// Samples to compare on: .npz, .npy, .pb, or a folder of them; random inputs without
     #[arg(long, value_name = "PATH", help_heading = "Verification")]
     data: Vec<PathBuf>,
+    /// Size of a named axis of random inputs, as in `batch=4`; the result keeps the name
+    #[arg(long = "size", value_name = "NAME=N", value_parser = size, help_heading = "Verification")]
+    sizes: Vec<(String, usize)>,
+    /// What random inputs are drawn by
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Verification")]
+    seed: u64,
     /// Largest difference relative to the range of an output [default: by element type]
     #[arg(long, value_name = "NUMBER", value_parser = tolerance, help_heading = "Verification")]
     tolerance: Option<f64>,
@@ -111,20 +145,49 @@ enum EngineName {
 /// What is given for an input.
 #[derive(Clone, Debug, PartialEq)]
 enum Given {
-    Shape(Vec<usize>),
+    Sizes(Vec<Size>),
     File(PathBuf),
 }
 
-/// `NAME=SHAPE` or `NAME=FILE`. A name may hold `=` and `:`, a shape never does.
+/// `NAME=SIZES` or `NAME=FILE`. The name may hold `=` and `:`. Sizes are numbers between `x`, or numbers and names
+/// between commas.
 fn given(text: &str) -> Result<(String, Given), String> {
-    let (name, value) = text.rsplit_once('=').ok_or("expected NAME=SHAPE or NAME=FILE")?;
-    let sizes: Result<Vec<usize>, _> = value.split(['x', ',']).map(|size| size.trim().parse()).collect();
-    let given = match sizes {
-        Ok(sizes) => Given::Shape(sizes),
-        Err(_) if Path::new(value).extension().is_some() => Given::File(value.into()),
-        Err(_) => return Err("expected a shape as 1x3x224x224, or a file".to_owned()),
+    let (name, value) = text.rsplit_once('=').ok_or("expected NAME=SIZES or NAME=FILE")?;
+    let numbers: Option<Vec<i64>> = value.split(['x', ',']).map(|size| number(size.trim())).collect();
+    let given = match numbers {
+        Some(sizes) => Given::Sizes(sizes.into_iter().map(Size::Fixed).collect()),
+        None if Path::new(value).extension().is_some() => Given::File(value.into()),
+        None => {
+            let sizes = value.split(',').map(|size| match (number(size.trim()), size.trim()) {
+                (Some(number), _) => Some(Size::Fixed(number)),
+                (None, name) => is_name(name).then(|| Size::Named(name.to_owned())),
+            });
+            let sizes: Option<Vec<Size>> = sizes.collect();
+            Given::Sizes(sizes.ok_or("expected sizes as 1x3x224x224 or batch,128, or a file")?)
+        }
     };
     Ok((name.to_owned(), given))
+}
+
+fn number(text: &str) -> Option<i64> {
+    text.parse().ok().filter(|&number| number >= 0)
+}
+
+fn is_name(text: &str) -> bool {
+    let starts = text.starts_with(|first: char| first.is_alphabetic() || first == '_');
+    starts && text.chars().all(|letter| letter.is_alphanumeric() || letter == '_')
+}
+
+fn size(text: &str) -> Result<(String, usize), String> {
+    let (name, size) = text.rsplit_once('=').ok_or("expected NAME=N")?;
+    Ok((name.to_owned(), size.parse().map_err(|_| "expected a size as batch=4".to_owned())?))
+}
+
+fn opset(text: &str) -> Result<String, String> {
+    match text {
+        "keep" => Ok(text.to_owned()),
+        _ => Err("models keep their operator set in this version: `keep` is all there is".to_owned()),
+    }
 }
 
 fn tolerance(text: &str) -> Result<f64, String> {
@@ -136,8 +199,10 @@ fn tolerance(text: &str) -> Result<f64, String> {
 
 impl TrialArguments {
     pub fn trial(&self) -> Trial {
-        let mut trial = Trial {
+        Trial {
             data: self.data.clone(),
+            sizes: self.sizes.iter().cloned().collect(),
+            seed: self.seed,
             engine: match self.engine {
                 None => EngineChoice::Auto,
                 Some(EngineName::Tract) => EngineChoice::Tract,
@@ -146,11 +211,56 @@ impl TrialArguments {
             library: self.ort_lib.clone(),
             tolerance: self.tolerance,
             ..Trial::default()
-        };
+        }
+    }
+}
+
+/// Two models on inputs of the user's choice.
+#[derive(Debug, Args)]
+pub struct Compared {
+    /// The first model
+    pub a: PathBuf,
+    /// The second model
+    pub b: PathBuf,
+    /// So many sets of inputs
+    #[arg(long, value_name = "N", value_parser = runs)]
+    pub runs: Option<usize>,
+    /// Shape of a random input, as in `x=1x3x224x224`, or a file with it (.npy, .npz, .pb)
+    #[arg(long = "input", value_name = "NAME=SHAPE|FILE", value_parser = shape_or_file)]
+    inputs: Vec<(String, ShapeOrFile)>,
+    #[command(flatten)]
+    trial: TrialArguments,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum ShapeOrFile {
+    Shape(Vec<usize>),
+    File(PathBuf),
+}
+
+fn shape_or_file(text: &str) -> Result<(String, ShapeOrFile), String> {
+    let (name, given) = given(text)?;
+    let number = |size: Size| match size {
+        Size::Fixed(size) => usize::try_from(size).map_err(|error| error.to_string()),
+        Size::Named(_) => Err("random inputs have sizes that are numbers".to_owned()),
+    };
+    let given = match given {
+        Given::Sizes(sizes) => ShapeOrFile::Shape(sizes.into_iter().map(number).collect::<Result<_, _>>()?),
+        Given::File(file) => ShapeOrFile::File(file),
+    };
+    Ok((name, given))
+}
+
+impl Compared {
+    pub fn trial(&self) -> Trial {
+        let mut trial = self.trial.trial();
         for (name, given) in self.inputs.iter().cloned() {
             match given {
-                Given::Shape(shape) => drop(trial.shapes.insert(name, shape)),
-                Given::File(file) => drop(trial.files.insert(name, file)),
+                ShapeOrFile::Shape(shape) => drop(trial.shapes.insert(name, shape)),
+                ShapeOrFile::File(file) => drop(trial.files.insert(name, file)),
             }
         }
         trial
@@ -211,21 +321,13 @@ Examples:
   onnx-opt verify a.onnx b.onnx --data samples/               on data of yours
 
 Exit codes: 0 they agree, 3 they do not, or nobody can tell.")]
-    Verify {
-        /// The first model
-        a: PathBuf,
-        /// The second model
-        b: PathBuf,
-        /// So many sets of inputs
-        #[arg(long, value_name = "N", value_parser = runs)]
-        runs: Option<usize>,
-        #[command(flatten)]
-        trial: TrialArguments,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Verify(Compared),
     /// List the rewrite rules, or show one
+    #[command(after_help = "\
+Examples:
+  onnx-opt rules                      name, class, first opset, algebra
+  onnx-opt rules gelu_erf             one rule
+  onnx-opt rules --json | jq '.[] | select(.class == \"exact\") | .name'")]
     Rules {
         /// The rule to show
         name: Option<String>,
@@ -234,6 +336,9 @@ Exit codes: 0 they agree, 3 they do not, or nobody can tell.")]
         json: bool,
     },
     /// List the passes of a level in their order
+    #[command(after_help = "\
+Example:
+  onnx-opt passes -O1")]
     Passes {
         /// The level
         #[arg(short = 'O', value_name = "LEVEL", default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=3))]
@@ -260,7 +365,7 @@ impl Arguments {
             Some(
                 Command::Inspect { json, .. }
                 | Command::Diff { json, .. }
-                | Command::Verify { json, .. }
+                | Command::Verify(Compared { json, .. })
                 | Command::Rules { json, .. }
                 | Command::Passes { json, .. },
             ) => *json,
@@ -308,16 +413,24 @@ impl Optimize {
     }
 
     pub fn options(&self) -> Options {
-        Options {
+        let mut options = Options {
             level: self.level,
             effort: if self.no_verify { Effort::Off } else { self.verify },
             trial: self.trial.trial(),
+            sizes: Sizes::new(),
             external_data: self.external_data,
             skip: self.skip.iter().cloned().collect(),
             only: self.only.iter().cloned().collect(),
             print_after: self.print_after.clone(),
             explain: self.say.verbose,
+        };
+        for (name, given) in self.inputs.iter().cloned() {
+            match given {
+                Given::Sizes(sizes) => drop(options.sizes.insert(name, sizes)),
+                Given::File(file) => drop(options.trial.files.insert(name, file)),
+            }
         }
+        options
     }
 }
 
@@ -348,11 +461,13 @@ mod tests {
 
     #[test]
     fn an_input_is_a_shape_or_a_file() {
-        let shape = |sizes: &[usize]| Given::Shape(sizes.to_vec());
+        let shape = |sizes: &[i64]| Given::Sizes(sizes.iter().copied().map(Size::Fixed).collect());
         assert_eq!(given("x=1x3"), Ok(("x".into(), shape(&[1, 3]))));
         assert_eq!(given("a=b:0=2,4"), Ok(("a=b:0".into(), shape(&[2, 4]))));
         assert_eq!(given("x=d/a.npy"), Ok(("x".into(), Given::File("d/a.npy".into()))));
-        assert!(given("x").is_err() && given("x=1x-3").is_err());
+        let named = Given::Sizes(vec![Size::Named("axis".into()), Size::Fixed(128)]);
+        assert_eq!(given("ids=axis,128"), Ok(("ids".into(), named)));
+        assert!(given("x").is_err() && given("x=1x-3").is_err() && given("x=1,,3").is_err());
     }
 
     #[test]

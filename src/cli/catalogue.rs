@@ -37,18 +37,23 @@ pub fn rules(name: Option<&str>, json: bool) -> Result<(), Error> {
         .filter(|rule| name.is_none_or(|name| name == rule.name))
         .collect();
     if let (Some(name), []) = (name, &entries[..]) {
-        return Err(Error::UnknownName(name.to_owned()));
+        return Err(Error::unknown_name(name, rules::all().iter().map(|rule| rule.name())));
     }
     if json {
         return Stream::Out.print_json(&entries);
     }
-    let row = |rule: &RuleEntry| vec![rule.name.to_owned(), rule.class.clone(), rule.doc.replace('\n', " ")];
+    let row = |rule: &RuleEntry| {
+        let since = format!("opset {}", rule.since);
+        vec![rule.name.to_owned(), rule.class.clone(), since, rule.doc.replace('\n', " ")]
+    };
     match (name, &entries[..]) {
         (Some(_), [rule]) => {
-            let since = if rule.since > 1 { format!(", from opset {}", rule.since) } else { String::new() };
             let title = Stream::Out.paint(TITLE, rule.name);
             let roots = rule.roots.join(", ");
-            Stream::Out.print(&format!("{title} ({}{since}), at {roots}\n{}\n", rule.class, rule.doc))
+            Stream::Out.print(&format!(
+                "{title} ({}, from opset {}), at {roots}\n{}\n",
+                rule.class, rule.since, rule.doc
+            ))
         }
         _ => Stream::Out.print(&words(entries.iter().map(row).collect())),
     }

@@ -73,7 +73,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         None => optimize::run(&arguments.optimize),
         Some(Command::Inspect { model, json, text }) => inspect::run(model, *json, *text),
         Some(Command::Diff { a, b, json }) => diff::run(a, b, *json),
-        Some(Command::Verify { a, b, runs, trial, json }) => verify::run(a, b, *runs, &trial.trial(), *json),
+        Some(Command::Verify(compared)) => verify::run(compared),
         Some(Command::Rules { name, json }) => catalogue::rules(name.as_deref(), *json),
         Some(Command::Passes { level, json }) => catalogue::passes(*level, *json),
         Some(Command::Completions { shell }) => {

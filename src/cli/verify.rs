@@ -1,11 +1,11 @@
 //! Two models on the same inputs.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use onnx_opt::session::{self, Effort, Error, Trial};
+use onnx_opt::session::{self, Effort, Error};
 use onnx_opt::verify::{OutputReport, Status};
 
-use super::arguments::source;
+use super::arguments::{Compared, source};
 use super::format::numbers;
 use super::interrupt;
 use super::optimize::verdict;
@@ -13,12 +13,13 @@ use super::output::Stream;
 use super::progress::Progress;
 
 /// Compares two models and prints the difference of each output.
-pub fn run(a: &Path, b: &Path, runs: Option<usize>, trial: &Trial, json: bool) -> Result<(), Error> {
+pub fn run(arguments: &Compared) -> Result<(), Error> {
+    let json = arguments.json;
     interrupt::clean_up_in(PathBuf::new());
     let progress = Progress::new(json);
     progress.stage("verify");
-    let effort = runs.map_or(Effort::Auto, Effort::Runs);
-    let report = session::compare(&source(a), &source(b), trial, effort)?;
+    let effort = arguments.runs.map_or(Effort::Auto, Effort::Runs);
+    let report = session::compare(&source(&arguments.a), &source(&arguments.b), &arguments.trial(), effort)?;
     drop(progress);
     if json {
         return match report.status {
@@ -35,7 +36,7 @@ pub fn run(a: &Path, b: &Path, runs: Option<usize>, trial: &Trial, json: bool) -
         Status::Verified => Stream::Out.print(&format!(" {}\n", verdict(&report, Stream::Out))),
         Status::Failed { reason } => Err(Error::Differ(reason)),
         Status::NotVerifiable { reason } => {
-            Err(Error::NotVerifiable { file: a.display().to_string(), reason })
+            Err(Error::NotVerifiable { file: arguments.a.display().to_string(), reason })
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use onnx_opt_ir::Tensor;
@@ -17,8 +18,24 @@ use super::compare::{OutputReport, compare};
 use super::inputs::{InputSet, InputSpec, generate, input_specs, perturbed, plans};
 use crate::engine::{OrtExecutor, TractExecutor};
 
-/// Subcommand under which the program runs itself as the judge.
-pub const SUBCOMMAND: &str = "__verify";
+/// Argument with which a program is started as the judge.
+pub(super) const SUBCOMMAND: &str = "__verify";
+
+/// Whether this program can be its own judge.
+static SERVES: AtomicBool = AtomicBool::new(false);
+
+/// The judge, if this process was started as one: to be called first in `main`, which then returns the exit code. It
+/// also tells [`verify`](super::verify) that this program may be started as its judge.
+pub fn serve() -> Option<ExitCode> {
+    SERVES.store(true, Ordering::Relaxed);
+    let asked = std::env::args_os().nth(1).is_some_and(|argument| argument == SUBCOMMAND);
+    asked.then(child_main)
+}
+
+/// The running program, if it can be started as the judge.
+pub(super) fn own_program() -> Option<PathBuf> {
+    SERVES.load(Ordering::Relaxed).then(std::env::current_exe)?.ok()
+}
 
 /// One of the engines.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,6 +57,7 @@ pub(super) struct Request {
     pub answer: PathBuf,
     pub engine: Engine,
     pub seeds: usize,
+    pub seed: u64,
     pub sizes: BTreeMap<String, usize>,
     pub shapes: BTreeMap<String, Vec<usize>>,
     pub tolerance: Option<f64>,
@@ -60,9 +78,8 @@ pub(super) enum Verdict {
     Broken(String),
 }
 
-/// The whole program when its first argument is [`SUBCOMMAND`]: reads the request from standard input, writes the
-/// answer to the file that it names.
-pub fn child_main() -> ExitCode {
+/// Reads the request from standard input and writes the answer to the file that it names.
+fn child_main() -> ExitCode {
     let run = || -> anyhow::Result<()> {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text)?;
@@ -179,7 +196,7 @@ impl Judge<'_> {
         let mut tally = Tally::default();
         while tally.runs < self.request.seeds.max(1) && (tally.runs == 0 || begin.elapsed() < enough) {
             let Some(current) = plan.or(working) else { break };
-            let seed = tally.runs as u64;
+            let seed = self.request.seed.wrapping_add(tally.runs as u64);
             let made = generate(specs, current, seed, &self.request.sizes, &self.request.shapes);
             let set = match made {
                 Ok(set) => set,

@@ -19,8 +19,8 @@ use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
 pub use bisect::bisect;
-pub use child::{Engine, SUBCOMMAND, child_main};
-use child::{Request, Verdict, encode_set};
+pub use child::{Engine, serve};
+use child::{Request, SUBCOMMAND, Verdict, encode_set, own_program};
 pub use compare::OutputReport;
 pub use inputs::InputSet;
 
@@ -56,6 +56,8 @@ pub struct VerifyOptions {
     pub library: Option<PathBuf>,
     /// Random input sets to compare on.
     pub seeds: usize,
+    /// What the first of them is drawn by; the others by the numbers after it.
+    pub seed: u64,
     /// Input sets to compare on instead.
     pub data: Vec<InputSet>,
     /// Sizes by the name of the symbol.
@@ -72,7 +74,7 @@ pub struct VerifyOptions {
     pub memory_limit: u64,
     /// Whether to try models, too, whose cost is predicted to be past [`VerifyOptions::time_limit`].
     pub large: bool,
-    /// The program that runs as the child; the running one where absent.
+    /// The program that runs as the child, `onnx-opt` or any that calls [`serve`]; the running one where absent.
     pub program: Option<PathBuf>,
 }
 
@@ -82,6 +84,7 @@ impl Default for VerifyOptions {
             engine: EngineChoice::Auto,
             library: None,
             seeds: 2,
+            seed: 0,
             data: Vec::new(),
             sizes: BTreeMap::new(),
             shapes: BTreeMap::new(),
@@ -167,6 +170,7 @@ fn attempt(
         answer: folder.path().join("answer.json"),
         engine: Engine::Tract,
         seeds: options.seeds,
+        seed: options.seed,
         sizes: options.sizes.clone(),
         shapes: options.shapes.clone(),
         tolerance: options
@@ -301,9 +305,10 @@ fn quantizes(model: &ModelProto) -> bool {
 
 /// Runs the judge in a process of its own.
 fn ask(request: &Request, options: &VerifyOptions) -> anyhow::Result<Verdict> {
-    let program = match &options.program {
-        Some(program) => program.clone(),
-        None => std::env::current_exe()?,
+    let Some(program) = options.program.clone().or_else(own_program) else {
+        return Ok(Verdict::Cannot(
+            "no program is known that runs models in a process of its own".to_owned(),
+        ));
     };
     let mut child = Command::new(program)
         .arg(SUBCOMMAND)
@@ -373,6 +378,7 @@ mod tests {
             answer: PathBuf::new(),
             engine: Engine::Tract,
             seeds: 3,
+            seed: 0,
             sizes: BTreeMap::new(),
             shapes: BTreeMap::new(),
             tolerance: None,
