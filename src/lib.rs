@@ -2,6 +2,34 @@
 //!
 //! [`session::optimize`] is the whole way from a file to a file, as the command line goes it. The layers below stand
 //! on their own: [`proto`] reads and writes files, [`ir`] is the graph, [`passes`] rewrites it.
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//!
+//! use onnx_opt::ir::Model;
+//! use onnx_opt::session::{Listener, Options, Source, Target, optimize};
+//!
+//! struct Silent;
+//!
+//! impl Listener for Silent {
+//!     fn stage(&self, _: &'static str) {}
+//!     fn after_pass(&self, _: &str, _: &Model) {}
+//! }
+//!
+//! fn main() -> ExitCode {
+//!     // Models are run in a process of their own: this program again.
+//!     if let Some(code) = onnx_opt::verify::serve() {
+//!         return code;
+//!     }
+//!     let (model, result) = (Source::File("net.onnx".into()), Target::File("net.opt.onnx".into()));
+//!     let options = Options { level: 2, ..Options::default() };
+//!     match optimize(&model, &result, &options, &Silent) {
+//!         Ok(report) => println!("{} operators became {}", report.before.nodes, report.after.nodes),
+//!         Err(error) => eprintln!("{error}"),
+//!     }
+//!     ExitCode::SUCCESS
+//! }
+//! ```
 
 pub mod data;
 pub mod engine;

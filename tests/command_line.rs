@@ -405,3 +405,30 @@ fn random_inputs_are_steered() {
     let said = place.command(&[model, "--size", "hight=3"]).assert().code(2);
     said.stderr(predicate::str::contains("(the names are batch)"));
 }
+
+/// What tract cannot run, onnxruntime can. Runs where `ORT_DYLIB_PATH` names its library.
+#[test]
+fn onnxruntime_verifies_what_tract_cannot() {
+    let Some(library) = std::env::var("ORT_DYLIB_PATH").ok().filter(|path| !path.is_empty()) else {
+        eprintln!("skipped: ORT_DYLIB_PATH is not set");
+        return;
+    };
+    let place = Place::with(&["mnist_resnet.onnx", "scan_capture.onnx", "digits_cnn.onnx"]);
+    let ort = ["--engine", "onnxruntime", "--ort-lib", &library];
+    let by = |engine: &str| predicate::str::is_match(format!(r"verified: .* by {engine}")).unwrap();
+    let run = |arguments: &[&str], more: &[&str]| place.command(&[arguments, more].concat()).assert();
+    run(&["mnist_resnet.onnx"], &[]).success().stdout(by("tract"));
+    run(&["mnist_resnet.onnx"], &ort).success().stdout(by("onnxruntime"));
+    run(&["scan_capture.onnx"], &["--engine", "tract"])
+        .success()
+        .stdout(predicate::str::contains("not verified: "));
+    run(&["scan_capture.onnx", "--verify", "3", "-o", "a.onnx"], &ort[2..])
+        .success()
+        .stdout(by("onnxruntime"));
+    run(&["verify", "scan_capture.onnx", "a.onnx"], &ort).success().stdout(by("onnxruntime"));
+    run(&["verify", "mnist_resnet.onnx", "digits_cnn.onnx"], &ort).code(3);
+    let nowhere = ["--engine", "onnxruntime", "--ort-lib", "nowhere.so"];
+    run(&["mnist_resnet.onnx", "--verify", "1"], &nowhere)
+        .code(3)
+        .stderr(predicate::str::contains("nowhere.so"));
+}

@@ -36,8 +36,18 @@ fn guarded<T>(engine: &'static str, run: impl FnOnce() -> Result<T, EngineError>
     result.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-        Err(EngineError::Failed { engine, reason: format!("panic: {text}") })
+        Err(EngineError::Failed { engine, reason: format!("panic: {}", in_a_line(text)) })
     })
+}
+
+/// What an engine says, fit for a message: it may be a page with shapes, expressions and traces.
+fn in_a_line(text: &str) -> String {
+    const LONGEST: usize = 240;
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("no message");
+    match line.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}...", &line[..end]),
+        None => line.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -46,7 +56,14 @@ mod tests {
 
     #[test]
     fn a_panic_becomes_an_error() {
-        let result: Result<(), _> = guarded("test", || panic!("no {}", "way"));
+        let result: Result<(), _> = guarded("test", || panic!("no {}\nand a trace", "way"));
         assert_eq!(result.map_err(|error| error.to_string()), Err("test failed: panic: no way".to_owned()));
+    }
+
+    #[test]
+    fn a_message_is_a_line() {
+        assert_eq!(in_a_line("\n\n  one \ntwo"), "one");
+        assert_eq!(in_a_line(""), "no message");
+        assert_eq!(in_a_line(&"ü".repeat(1000)).chars().count(), 243);
     }
 }

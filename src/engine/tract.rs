@@ -4,6 +4,7 @@
 //! computed by a kernel of ours or under another type of the same width, and its panics become errors.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use onnx_opt_ir::engine::{ConstEval, EngineError, Executor};
@@ -16,7 +17,7 @@ use tract_onnx::model::ParsingContext;
 use tract_onnx::pb;
 use tract_onnx::tract_hir::internal::*;
 
-use super::{guarded, known_errors, quantize_kernel};
+use super::{guarded, in_a_line, known_errors, quantize_kernel};
 
 const ENGINE: &str = "tract";
 
@@ -47,7 +48,7 @@ fn unsupported(what: impl Into<String>) -> EngineError {
 }
 
 fn failed(reason: impl std::fmt::Display) -> EngineError {
-    EngineError::Failed { engine: ENGINE, reason: reason.to_string() }
+    EngineError::Failed { engine: ENGINE, reason: in_a_line(&reason.to_string()) }
 }
 
 fn tract_failed(error: TractError) -> EngineError {
@@ -259,7 +260,19 @@ fn message_of(node: &Node) -> Result<pb::NodeProto, EngineError> {
     pb::NodeProto::decode(message.encode_to_vec().as_slice()).map_err(failed)
 }
 
-/// Runs models with tract, as they are: analysed, not optimized.
+/// A model that failed is tried in other ways for so long.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How tract goes about a model.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Plan {
+    /// Analysed, with the operators that it has.
+    AsIs,
+    /// Simplified by rules of its own.
+    Simplified,
+}
+
+/// Runs models with tract, as they are where that works: analysed, not optimized.
 pub struct TractExecutor {
     onnx: Onnx,
 }
@@ -321,12 +334,13 @@ impl TractExecutor {
         }
     }
 
-    /// Runs with the inputs that `constant` picks as constants, which some operators need of their operands.
+    /// Runs, where `constants` says so, with the inputs that are no floats as constants.
     fn attempt(
         &self,
         proto: &pb::ModelProto,
         inputs: &[(String, Tensor)],
-        constant: impl Fn(&Tensor) -> bool,
+        constants: bool,
+        plan: Plan,
     ) -> Result<Vec<(String, Tensor)>, EngineError> {
         let mut proto = proto.clone();
         let graph = proto.graph.as_mut().ok_or_else(|| failed("no graph"))?;
@@ -339,7 +353,7 @@ impl TractExecutor {
             match tensor {
                 None if has_default => {}
                 None => return Err(failed(format!("no data for input `{}`", input.name))),
-                Some(tensor) if has_default || constant(tensor) => {
+                Some(tensor) if has_default || constants && !tensor.element().is_float() => {
                     let message = TensorProto { name: Some(input.name.clone()), ..plain(tensor)?.to_proto() };
                     let message =
                         pb::TensorProto::decode(message.encode_to_vec().as_slice()).map_err(failed)?;
@@ -362,7 +376,11 @@ impl TractExecutor {
             let fact = InferenceFact::dt_shape(tensor.datum_type(), tensor.shape());
             model.set_input_fact(*index, fact).map_err(tract_failed)?;
         }
-        let plan = model.into_typed().and_then(TypedSimplePlan::new).map_err(tract_failed)?;
+        let mut model = model.into_typed().map_err(tract_failed)?;
+        if plan == Plan::Simplified {
+            model.declutter().map_err(tract_failed)?;
+        }
+        let plan = TypedSimplePlan::new(model).map_err(tract_failed)?;
         let operands = given.into_iter().map(|(_, tensor)| tensor.into_tvalue()).collect();
         let results = plan.run(operands).map_err(tract_failed)?;
         if results.len() != names.len() {
@@ -385,16 +403,22 @@ impl Executor for TractExecutor {
 
     fn run(&self, model: &[u8], inputs: &[(String, Tensor)]) -> Result<Vec<(String, Tensor)>, EngineError> {
         let proto = guarded(ENGINE, || self.prepare(model))?;
-        let first = guarded(ENGINE, || self.attempt(&proto, inputs, |_| false));
-        let Err(error) = first else { return first };
+        let whole = inputs.iter().any(|(_, tensor)| !tensor.element().is_float());
+        let begin = Instant::now();
+        let mut first = None;
         // Shapes and axes must be constants for tract; what failed with variables may work with constants.
-        let whole = |tensor: &Tensor| !tensor.element().is_float();
-        if inputs.iter().any(|(_, tensor)| whole(tensor))
-            && let Ok(outputs) = guarded(ENGINE, || self.attempt(&proto, inputs, whole))
+        for (constants, plan) in
+            [(false, Plan::AsIs), (true, Plan::AsIs), (false, Plan::Simplified), (true, Plan::Simplified)]
         {
-            return Ok(outputs);
+            if constants && !whole || first.is_some() && begin.elapsed() > PATIENCE {
+                continue;
+            }
+            match guarded(ENGINE, || self.attempt(&proto, inputs, constants, plan)) {
+                Ok(outputs) => return Ok(outputs),
+                Err(error) => first = first.or(Some(error)),
+            }
         }
-        Err(error)
+        Err(first.unwrap_or_else(|| failed("nothing was tried")))
     }
 }
 

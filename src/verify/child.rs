@@ -8,8 +8,10 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use onnx_opt_ir::Tensor;
 use onnx_opt_ir::engine::{EngineError, Executor};
+use onnx_opt_ir::load::load;
 use onnx_opt_proto::{GraphProto, ModelProto, TensorProto};
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
@@ -17,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::compare::{OutputReport, compare};
 use super::inputs::{InputSet, InputSpec, generate, input_specs, perturbed, plans};
 use crate::engine::{OrtExecutor, TractExecutor};
+use crate::interface::{Size, set_sizes};
 
 /// Argument with which a program is started as the judge.
 pub(super) const SUBCOMMAND: &str = "__verify";
@@ -74,7 +77,7 @@ pub(super) enum Verdict {
     Compared { outputs: Vec<OutputReport>, runs: usize, condition: Option<String> },
     /// The engine cannot run the models.
     Cannot(String),
-    /// The original ran, the optimized model failed.
+    /// The original ran, the optimized model failed, and that is its own fault.
     Broken(String),
 }
 
@@ -128,7 +131,7 @@ pub(super) fn encode_set(set: &InputSet) -> Vec<u8> {
 }
 
 fn read_set(path: &PathBuf) -> anyhow::Result<InputSet> {
-    let graph = GraphProto::decode(bytes::Bytes::from(std::fs::read(path)?))?;
+    let graph = GraphProto::decode(Bytes::from(std::fs::read(path)?))?;
     let tensor = |proto: TensorProto| Ok((proto.name().to_owned(), Tensor::from_proto(proto, None)?));
     graph.initializer.into_iter().map(tensor).collect()
 }
@@ -244,7 +247,7 @@ impl Judge<'_> {
         let found = match self.executor.run(self.optimized, set) {
             Ok(found) => found,
             Err(error @ EngineError::Unsupported { .. }) => return Err(Verdict::Cannot(error.to_string())),
-            Err(error) => return Err(Verdict::Broken(error.to_string())),
+            Err(error) => return Err(self.blame(set, &error)),
         };
         let names = |outputs: &[(String, Tensor)]| {
             outputs.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>().join(", ")
@@ -257,6 +260,19 @@ impl Judge<'_> {
             reports.map(|((name, a), (_, b))| compare(name, a, b, self.request.tolerance)).collect();
         tally.add(set, expected, reports);
         Ok(())
+    }
+
+    /// Whose fault it is that the optimized model failed. onnxruntime is the reference. Of tract's errors, those count
+    /// that our own inference confirms for the sizes of these inputs: it finds a contradiction that the original has
+    /// not. Any other one may be a gap of tract that the original does not touch.
+    fn blame(&self, set: &InputSet, error: &EngineError) -> Verdict {
+        if matches!(self.request.engine, Engine::OnnxRuntime(_)) {
+            return Verdict::Broken(error.to_string());
+        }
+        match (contradiction(self.original, set), contradiction(self.optimized, set)) {
+            (None, Some(reason)) => Verdict::Broken(reason),
+            _ => Verdict::Cannot(format!("the original runs, but not the result, where {error}")),
+        }
     }
 
     fn conclude(&self, tally: Tally) -> Verdict {
@@ -283,6 +299,22 @@ impl Judge<'_> {
                 .to_owned(),
         )
     }
+}
+
+/// What makes a model illegal on inputs of these sizes, as far as inference can tell.
+fn contradiction(model: &[u8], set: &InputSet) -> Option<String> {
+    let mut document = match onnx_opt_proto::read_bytes(Bytes::copy_from_slice(model)) {
+        Ok(document) => document,
+        Err(error) => return Some(error.to_string()),
+    };
+    let graph = document.model.graph.as_mut()?;
+    let fixed = |tensor: &Tensor| tensor.shape().iter().map(|&size| Size::Fixed(size as i64)).collect();
+    let given = set.iter().filter(|(name, _)| !graph.initializer.iter().any(|tensor| tensor.name() == name));
+    let sizes = given.map(|(name, tensor)| (name.clone(), fixed(tensor))).collect();
+    set_sizes(graph, &sizes)
+        .map_err(|error| error.to_string())
+        .and_then(|()| load(document).map_err(|error| error.to_string()))
+        .err()
 }
 
 /// The comparison over all runs.

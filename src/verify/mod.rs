@@ -362,6 +362,10 @@ mod tests {
         let node = graph.add_node(NewNode::new(op_type, [x, factor])).unwrap();
         let output = graph.node(node).output(0).unwrap();
         graph.add_output("y", output).unwrap();
+        finished(graph)
+    }
+
+    fn finished(graph: Graph) -> ModelProto {
         let rest = ModelProto {
             ir_version: Some(10),
             opset_import: vec![OperatorSetIdProto { domain: None, version: Some(17) }],
@@ -454,6 +458,60 @@ mod tests {
         (tensor.dims, tensor.raw_data) = (vec![2], Some(vec![0; 8].into()));
         let verdict = verdict(&model(2.0, "Mul"), &broken, &[]);
         assert!(matches!(verdict, Verdict::Broken(_)), "{verdict:?}");
+    }
+
+    #[test]
+    fn a_gap_of_the_engine_is_no_fault_of_the_result() {
+        // tract reads indices of Gather as they come and fails past the end, which is legal for inference.
+        let gathers = |index: i64| {
+            let mut graph = Graph::new(Context::with_opset(17));
+            let x = graph.add_input("x", Type::tensor(ElementType::Float, [Dim::symbol("N"), Dim::fixed(3)]));
+            let index = graph.add_constant(Tensor::vector_i64(&[index]));
+            let node = graph.add_node(NewNode::new("Gather", [x, index])).unwrap();
+            let output = graph.node(node).output(0).unwrap();
+            graph.add_output("y", output).unwrap();
+            finished(graph)
+        };
+        let verdict = verdict(&gathers(0), &gathers(1000), &[]);
+        let Verdict::Cannot(reason) = &verdict else { panic!("{verdict:?}") };
+        assert!(
+            reason.starts_with("the original runs, but not the result, where tract failed: "),
+            "{reason}"
+        );
+        assert_eq!(reason.lines().count(), 1);
+    }
+
+    /// A program that answers to nothing is ended.
+    #[cfg(unix)]
+    #[test]
+    fn a_child_is_killed_at_the_limit() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let folder = tempfile::tempdir().unwrap();
+        let (program, pid) = (folder.path().join("sleeper"), folder.path().join("pid"));
+        std::fs::write(&program, format!("#!/bin/sh\necho $$ > '{}'\nexec sleep 600\n", pid.display()))
+            .unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let options = VerifyOptions {
+            engine: EngineChoice::Tract,
+            time_limit: Duration::from_secs(2),
+            program: Some(program),
+            ..VerifyOptions::default()
+        };
+        let report = verify(&model(2.0, "Mul"), &model(3.0, "Mul"), &options);
+        assert_eq!(report.status, Status::NotVerifiable { reason: "no result within 2 s".into() });
+        assert!(report.seconds < 60.0);
+        let pid: i32 = std::fs::read_to_string(pid).unwrap().trim().parse().unwrap();
+        // SAFETY: signal 0 only asks whether the process exists.
+        assert_eq!(unsafe { libc::kill(pid, 0) }, -1);
+    }
+
+    #[test]
+    fn a_program_that_does_not_serve_is_not_started() {
+        let options = VerifyOptions { engine: EngineChoice::Tract, ..VerifyOptions::default() };
+        let report = verify(&model(2.0, "Mul"), &model(3.0, "Mul"), &options);
+        let Status::NotVerifiable { reason } = report.status else { panic!() };
+        assert!(reason.contains("no program is known"), "{reason}");
     }
 
     #[test]
