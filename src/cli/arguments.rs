@@ -31,15 +31,16 @@ Levels:
   -O1  rewrites whose results have the same bits
   -O2  also those that compute the same real number and round it otherwise (the default)
   -O3  the same as -O2 in this version
-  Rules that only approximate never apply unless --only names them. Names, order, types and sizes of inputs and
-  outputs stay unless --input changes them.
+
+  Rules that only approximate apply where --only names them. Names, order, types and sizes of inputs \
+and outputs stay unless --input changes them.
 
 Verification:
-  Original and result run on the same inputs in a process of its own, with limits on time and memory. `auto` gives up
-  on what would take longer than seconds or what no engine can run, says so, and writes the result. With a number of
-  runs, a result that cannot be verified is not written. When a result differs, the rules and passes that cause it are
-  searched, named and left out. Differences are relative to the range of each output: 1e-3, or 1e-2 for 16 bits and
-  fewer; integers must be equal.
+  Original and result run on the same inputs in a process of its own, with limits on time and memory. \
+`auto` gives up on what would take longer than seconds or what no engine can run, says so, and writes \
+the result. With a number of runs, a result that cannot be verified is not written. When a result \
+differs, the rules and passes that cause it are found, named and left out. Differences are relative to \
+the range of each output: at most 1e-3, or 1e-2 for 16 bits and fewer; integers must be equal.
 
 Environment:
   ORT_DYLIB_PATH  the library of onnxruntime, for what the built-in engine, tract, cannot run

@@ -3,6 +3,18 @@
 #[cfg(unix)]
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether a signal ends the program.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// Lets a signal that is ending the program do so: without its temporary files, the work fails meanwhile, which is
+/// nothing to tell.
+pub fn give_way() {
+    while ENDING.load(Ordering::SeqCst) {
+        std::thread::park();
+    }
+}
 
 /// Removes what this program would leave in `folder` and in the system's folder of temporary files when a signal
 /// ends it from now on. Best effort: where signals cannot be caught, nothing is done.
@@ -34,6 +46,7 @@ pub fn clean_up_in(folder: PathBuf) {
         let mut signal = 0;
         // SAFETY: both pointers are to locals.
         if unsafe { libc::sigwait(&signals, &mut signal) } == 0 {
+            ENDING.store(true, Ordering::SeqCst);
             remove_own(&folder);
             remove_own(&std::env::temp_dir());
             // SAFETY: ends the process without running anything else.

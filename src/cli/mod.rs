@@ -41,7 +41,9 @@ pub fn main() -> ExitCode {
         Complaint { error, help, exit_code }.say(json);
         ExitCode::from(exit_code)
     };
-    match panic::catch_unwind(AssertUnwindSafe(|| run(&arguments))) {
+    let outcome = panic::catch_unwind(AssertUnwindSafe(|| run(&arguments)));
+    interrupt::give_way();
+    match outcome {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error @ Error::Told)) => ExitCode::from(error.exit_code()),
         Ok(Err(error)) => end(&error.to_string(), error.help(), error.exit_code()),
