@@ -9,6 +9,25 @@ use crate::rewrite::language::finish;
 use crate::rewrite::{Miss, Operand, Patch, Rewrite, Site, ensure, found};
 
 rules! {
+    // First: these take the summand as it is, constant or not.
+    /// a·b + c = Gemm(a, b, c) for matrices of floats.
+    matmul_add [rounding, since 7]: Add(MatMul(a, b) as y, c) => Gemm(a, b, c) where |site| {
+        ensure(site.graph.rank(a) == Some(2) && site.graph.rank(b) == Some(2), "the operands are no matrices")?;
+        may_be_gemm(site.graph, a, b)?;
+        is_bias(site.graph, c, y)
+    };
+
+    /// Gemm(a, b) + c = Gemm(a, b, c).
+    gemm_add [rounding, since 11]: Add(Gemm(a, b) as y, c) => do |site| {
+        is_bias(site.graph, c, y)?;
+        let (_, node, _) = found(site.graph.producer(y))?;
+        let mut attributes = node.attributes().clone();
+        attributes.remove("beta");
+        let mut patch = Patch::new();
+        let new = patch.node("Gemm", [a, b, c], attributes);
+        finish(site, patch, new)
+    };
+
     /// BatchNormalization(x·W + b) = x·(W·s) + (s·b + t).
     linear_batch_normalization [rounding, since 7]:
         BatchNormalization(Gemm(x, w, b?) as y, const scale, const shift, const mean, const variance)
@@ -62,24 +81,6 @@ rules! {
         | MatMul(Gemm(x, v, a?) as y, w)
         | MatMul(MatMul(x, v) as y, w)
         => do |site| { compose(site, y) };
-
-    /// a·b + c = Gemm(a, b, c) for matrices of floats.
-    matmul_add [rounding, since 7]: Add(MatMul(a, b) as y, c) => Gemm(a, b, c) where |site| {
-        ensure(site.graph.rank(a) == Some(2) && site.graph.rank(b) == Some(2), "the operands are no matrices")?;
-        may_be_gemm(site.graph, a, b)?;
-        is_bias(site.graph, c, y)
-    };
-
-    /// Gemm(a, b) + c = Gemm(a, b, c).
-    gemm_add [rounding, since 11]: Add(Gemm(a, b) as y, c) => do |site| {
-        is_bias(site.graph, c, y)?;
-        let (_, node, _) = found(site.graph.producer(y))?;
-        let mut attributes = node.attributes().clone();
-        attributes.remove("beta");
-        let mut patch = Patch::new();
-        let new = patch.node("Gemm", [a, b, c], attributes);
-        finish(site, patch, new)
-    };
 
     /// Gemm(aᵀ, b, c) says with an attribute that it transposes, and the same of b.
     transpose_gemm [rounding, since 7, shared]:
