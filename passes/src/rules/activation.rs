@@ -127,7 +127,11 @@ fn same(graph: &Graph, found: &Polynomial, meant: &Polynomial, x: ValueId) -> bo
 }
 
 /// The first operator `op_type` on the way up through operators with constants.
-fn through_constants<'g>(graph: &'g Graph, value: ValueId, op_type: &str) -> Option<(NodeId, &'g Node)> {
+pub(super) fn through_constants<'g>(
+    graph: &'g Graph,
+    value: ValueId,
+    op_type: &str,
+) -> Option<(NodeId, &'g Node)> {
     let mut value = value;
     // A factor and a term.
     for _ in 0..3 {

@@ -4,6 +4,7 @@
 use onnx_opt_ir::{Attributes, ElementType, Graph, Node, ValueId};
 
 use super::facts::element;
+use super::idiom::known_as_part;
 use super::weights::{Affine, Channels, channel_values, numbers, own_weight, rounded, scaled};
 use crate::rewrite::language::finish;
 use crate::rewrite::{Miss, Operand, Patch, Rewrite, Site, ensure, found};
@@ -234,7 +235,7 @@ fn take_in_before(site: &Site<'_>, x: ValueId, y: ValueId) -> Rewrite {
     let axis = if linear.transposes_x() { 0 } else { rank - 1 };
     let channels = Channels::of(graph, x, axis, linear.shape[linear.inner])?;
     let affine = Affine::read(graph, before, x, &channels)?;
-    ensure(!normalizes(graph, y), "it is the end of a normalization, which runtimes know as a whole")?;
+    known_as_part(graph, y)?;
     let mut patch = Patch::new();
     let weight = linear.scaled_weight(&mut patch, &affine, linear.inner)?;
     let bias = if affine.shifts() {
@@ -251,33 +252,6 @@ fn take_in_before(site: &Site<'_>, x: ValueId, y: ValueId) -> Rewrite {
     };
     let new = linear.rebuilt(&mut patch, x, weight, bias)?;
     finish(site, patch, new)
-}
-
-/// Whether a value is `x/√…·scale + shift`, the end of a normalization written in arithmetic.
-fn normalizes(graph: &Graph, value: ValueId) -> bool {
-    let is_root = |value: ValueId| match graph.producer(value) {
-        Some((_, node, _)) if node.is("Div") => {
-            node.input(1).is_some_and(|below| graph.producer_of(below, "Sqrt").is_some())
-        }
-        Some((_, node, _)) => ["Sqrt", "Reciprocal", "Pow"].iter().any(|&root| node.is(root)),
-        None => false,
-    };
-    let mut value = value;
-    // Shift, scale, quotient.
-    for _ in 0..3 {
-        let Some((_, node, _)) = graph.producer(value) else { return false };
-        if !["Add", "Mul", "Div"].iter().any(|&op| node.is(op)) {
-            return false;
-        }
-        if node.operands().any(is_root) {
-            return true;
-        }
-        match node.operands().find(|&operand| graph.constant(operand).is_none()) {
-            Some(operand) => value = operand,
-            None => return false,
-        }
-    }
-    false
 }
 
 /// Multiply-accumulates that composing two weights may take: a fraction of a second.
@@ -455,8 +429,9 @@ pub fn examples() -> Vec<crate::testing::Example> {
         // The scale of a normalization stays with it.
         Example::new("scale_linear", |fires| {
             let mut f = Fixture::new(13);
-            let (x, z) = (f.input("x", &[2, 3, 4]), f.input("z", &[2, 3, 1]));
-            let t = f.op("Abs", &[z]);
+            let x = f.input("x", &[2, 3, 4]);
+            let t = f.op("Mul", &[x, x]);
+            let t = f.node(NewNode::new("ReduceMean", [t]).with("axes", vec![-1]));
             let one = f.scalar(1.0);
             let t = f.op("Add", &[t, one]);
             let t = f.op(if fires { "Exp" } else { "Sqrt" }, &[t]);

@@ -14,6 +14,7 @@ mod facts;
 pub mod gather;
 pub mod gemm;
 pub mod identity;
+mod idiom;
 pub mod neutral;
 pub mod normalization;
 pub mod pad;

@@ -3,7 +3,8 @@
 use onnx_opt_ir::{Graph, ValueId};
 
 use super::facts::{becomes, element, same_shape, uniform};
-use crate::rewrite::{ErrorClass, FunctionRule, Miss, Rewrite, Rule, Site};
+use super::idiom::ends_normalization;
+use crate::rewrite::{ErrorClass, FunctionRule, Miss, Rewrite, Rule, Site, ensure};
 
 /// The rules of this file.
 pub fn rules() -> Vec<Box<dyn Rule>> {
@@ -47,7 +48,13 @@ fn drop_operand(site: &Site<'_>, neutral: fn(&Site<'_>, bool, f64) -> bool) -> R
             continue;
         }
         match keeps_shape(site.graph, kept, other, site.output()?) {
-            Ok(()) => return becomes(site, kept),
+            Ok(()) => {
+                ensure(
+                    !ends_normalization(site.graph, kept),
+                    "runtimes know normalizations by scale and bias",
+                )?;
+                return becomes(site, kept);
+            }
             Err(reason) => miss = reason,
         }
     }

@@ -93,6 +93,9 @@ fn under_reciprocal_root(graph: &Graph, value: ValueId, nodes: &mut Vec<NodeId>)
 /// `n` and `v` of n/√v.
 fn quotient(graph: &Graph, root: NodeId, nodes: &mut Vec<NodeId>) -> Option<(ValueId, ValueId)> {
     let node = graph.node(root);
+    if !node.is("Div") && !node.is("Mul") {
+        return None;
+    }
     let (a, b) = (node.input(0)?, node.input(1)?);
     let start = nodes.len();
     let orders: &[(ValueId, ValueId)] = if node.is("Div") { &[(a, b)] } else { &[(a, b), (b, a)] };
@@ -127,6 +130,11 @@ fn under_centering(graph: &Graph, value: ValueId, nodes: &mut Vec<NodeId>) -> Op
     let reduction = reduction_of(graph, mean, "ReduceMean").filter(|mean| mean.x == x && mean.keepdims)?;
     nodes.extend([id, graph.producer(mean)?.0]);
     Some((x, reduction))
+}
+
+/// Whether a node is the division in a normalization.
+pub(super) fn normalizes(graph: &Graph, node: NodeId) -> bool {
+    core(graph, node).is_some()
 }
 
 /// Reads a node as the division in a normalization.
