@@ -25,6 +25,11 @@ pub fn export_node(node: &Node, inputs: Vec<String>, outputs: Vec<String>) -> No
     Exporter { taken: FxHashSet::default(), fresh: 0 }.node(node, inputs, outputs, &[])
 }
 
+/// The message of an attribute without bodies.
+pub(crate) fn export_attribute(attribute: &Attribute) -> AttributeProto {
+    Exporter { taken: FxHashSet::default(), fresh: 0 }.attribute(attribute, &[])
+}
+
 struct Exporter<'a> {
     taken: FxHashSet<&'a str>,
     fresh: usize,

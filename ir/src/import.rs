@@ -96,6 +96,15 @@ pub fn import(document: Document) -> Result<Model, ImportError> {
     Ok(Model { graph, rest: model, notes })
 }
 
+/// The graph of a message that stands alone and holds no external data. Its types are not inferred.
+///
+/// # Errors
+/// If it is not a legal graph.
+pub(crate) fn import_graph(proto: GraphProto, context: &Context) -> Result<Graph, ImportError> {
+    let mut importer = Importer { context: context.clone(), external: None, frames: Vec::new() };
+    importer.graph(proto, Vec::new()).map(|(graph, _)| graph)
+}
+
 pub(crate) fn context_of(model: &ModelProto) -> Context {
     let opsets = model.opset_import.iter().map(|import| (import.domain().to_owned(), import.version()));
     let functions = model.functions.iter().map(|function| FunctionId {

@@ -5,6 +5,7 @@ pub mod check;
 pub mod dim;
 pub mod engine;
 pub mod export;
+mod functions;
 pub mod graph;
 pub mod import;
 pub mod infer;

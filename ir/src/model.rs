@@ -2,7 +2,8 @@
 
 use onnx_opt_proto::ModelProto;
 
-use crate::graph::Graph;
+use crate::graph::{Graph, Producer};
+use crate::import::context_of;
 
 /// A model.
 #[derive(Clone, Debug)]
@@ -20,5 +21,80 @@ impl Model {
     /// Version of the file format.
     pub fn ir_version(&self) -> i64 {
         self.rest.ir_version()
+    }
+
+    /// Makes a model of an older version one of IR version 4, where initializers need not be inputs of the graph: the
+    /// list of inputs then holds what a caller gives, and constants may be added. Tells whether it did. A body whose
+    /// inputs hold constants is let alone, since there a place among them means something.
+    pub fn raise_ir_version(&mut self) -> bool {
+        let old = self.rest.ir_version.is_some_and(|version| version < 4);
+        if !old || self.rest.opset_import.is_empty() || lists_constants(&self.graph) {
+            return false;
+        }
+        self.rest.ir_version = Some(4);
+        self.graph.drop_constant_inputs();
+        self.renew_context();
+        true
+    }
+
+    /// Tells all graphs what `rest` says of versions and functions now.
+    pub(crate) fn renew_context(&mut self) {
+        let context = self.graph.context().with_facts_of(context_of(&self.rest));
+        self.graph.set_context(&context);
+    }
+}
+
+/// Whether a body lists a constant among its inputs.
+fn lists_constants(graph: &Graph) -> bool {
+    let listed = |body: &Graph| {
+        let mut inputs = body.inputs().iter();
+        inputs.any(|input| matches!(body.value(input.value).producer(), Producer::Constant(_)))
+    };
+    graph.nodes().flat_map(|(_, node)| node.bodies()).any(|body| listed(body) || lists_constants(body))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use onnx_opt_proto::{Document, GraphProto, OperatorSetIdProto, TensorProto, ValueInfoProto};
+
+    use super::*;
+    use crate::{export, import};
+
+    #[test]
+    fn initializers_leave_the_inputs_of_an_old_model() {
+        for (version, expected) in [(Some(3), &["x"][..]), (Some(4), &["x", "w"]), (None, &["x", "w"])] {
+            let formal =
+                |name: &str| ValueInfoProto { name: Some(name.to_owned()), ..ValueInfoProto::default() };
+            let weight = TensorProto {
+                name: Some("w".to_owned()),
+                data_type: Some(1),
+                float_data: vec![1.0],
+                ..TensorProto::default()
+            };
+            let graph = GraphProto {
+                input: vec![formal("x"), formal("w")],
+                output: vec![formal("x")],
+                initializer: vec![weight],
+                ..GraphProto::default()
+            };
+            let model = ModelProto {
+                ir_version: version,
+                opset_import: vec![OperatorSetIdProto { domain: None, version: Some(8) }],
+                graph: Some(graph),
+                ..ModelProto::default()
+            };
+            let document = Document { model, file_bytes: 0, unknown_fields: 0, folder: None };
+            let mut model = import(document).unwrap();
+            assert_eq!(model.raise_ir_version(), version == Some(3));
+            let exported = export(&model);
+            assert_eq!(
+                exported.graph.unwrap().input.iter().map(ValueInfoProto::name).collect::<Vec<_>>(),
+                expected
+            );
+            assert_eq!(model.graph.context().ir_version(), exported.ir_version.unwrap_or(0));
+            assert!(!model.raise_ir_version());
+        }
     }
 }

@@ -3,8 +3,10 @@
 use std::hash::{Hash, Hasher};
 
 use onnx_opt_ir::graph::{Form, Producer};
-use onnx_opt_ir::{Graph, Node, NodeId, ValueId};
+use onnx_opt_ir::schema::AttributeDefault;
+use onnx_opt_ir::{AttributeValue, Graph, Node, NodeId, ValueId};
 use rustc_hash::{FxHashMap, FxHasher};
+use smallvec::SmallVec;
 
 use crate::pass::{Pass, PassContext, for_each_graph};
 use crate::rewrite::Statistics;
@@ -31,29 +33,36 @@ impl Pass for CommonSubexpressions {
     }
 }
 
+/// Operators of two operands whose order does not matter, not even to the bits.
+const COMMUTATIVE: &[&str] =
+    &["Add", "And", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Equal", "Max", "Min", "Mul", "Or", "Xor"];
+
 fn merge_constants(graph: &mut Graph) -> usize {
     // By type first: the bytes of a weight are read only where another has its type and shape.
-    let mut by_type: FxHashMap<(i32, Vec<usize>), Vec<ValueId>> = FxHashMap::default();
+    let mut by_type: FxHashMap<(i32, Vec<usize>), Vec<(bool, ValueId)>> = FxHashMap::default();
     for (id, value) in graph.values() {
         if let Producer::Constant(constant) = value.producer()
-            && matches!(constant.form, Form::Initializer)
-            && !graph.is_output(id)
-            && !graph.is_pinned(id)
+            && graph.use_count(id) > 0
         {
             let key = (constant.tensor.element().code(), constant.tensor.shape().to_vec());
-            by_type.entry(key).or_default().push(id);
+            // What must stay comes first, so that the others give way to it.
+            let gives_way =
+                matches!(constant.form, Form::Initializer) && !graph.is_output(id) && !graph.is_pinned(id);
+            by_type.entry(key).or_default().push((gives_way, id));
         }
     }
-    let mut groups: Vec<Vec<ValueId>> = by_type.into_values().filter(|group| group.len() > 1).collect();
+    let mut groups: Vec<Vec<(bool, ValueId)>> =
+        by_type.into_values().filter(|group| group.len() > 1).collect();
+    groups.iter_mut().for_each(|group| group.sort_unstable());
     groups.sort_unstable();
     let mut merged = 0;
     for group in groups {
         let mut by_content: FxHashMap<u64, Vec<ValueId>> = FxHashMap::default();
-        for value in group {
+        for (gives_way, value) in group {
             let Some(tensor) = graph.constant(value).cloned() else { continue };
             let twins = by_content.entry(tensor.content_hash()).or_default();
             match twins.iter().find(|&&twin| graph.constant(twin) == Some(&tensor)) {
-                Some(&twin) if graph.replace_all_uses(value, twin).is_ok() => {
+                Some(&twin) if gives_way && graph.replace_all_uses(value, twin).is_ok() => {
                     graph.remove_unused_constant(value);
                     merged += 1;
                 }
@@ -74,8 +83,9 @@ fn merge_nodes(graph: &mut Graph) -> usize {
         if node.is_random() || node.bodies().next().is_some() || node.outputs().iter().all(Option::is_none) {
             continue;
         }
-        let twins = seen.entry(key(node)).or_default();
-        let twin = twins.iter().copied().find(|&twin| computes_the_same(graph.node(twin), graph.node(id)));
+        let twins = seen.entry(key(graph, node)).or_default();
+        let twin =
+            twins.iter().copied().find(|&twin| computes_the_same(graph, graph.node(twin), graph.node(id)));
         match twin {
             Some(twin) if merge(graph, id, twin) => merged += 1,
             Some(_) => {}
@@ -85,22 +95,57 @@ fn merge_nodes(graph: &mut Graph) -> usize {
     merged
 }
 
-fn key(node: &Node) -> u64 {
+fn key(graph: &Graph, node: &Node) -> u64 {
     let mut hasher = FxHasher::default();
     node.op_type().hash(&mut hasher);
-    node.inputs().hash(&mut hasher);
+    operands(graph, node).hash(&mut hasher);
     hasher.finish()
 }
 
-fn computes_the_same(a: &Node, b: &Node) -> bool {
-    let same_attributes = a.attributes().len() == b.attributes().len()
-        && a.attributes().iter().all(|entry| b.attributes().get(&entry.name) == Some(&entry.value));
+/// The operands, those of a commutative operator in an order that says nothing.
+fn operands(graph: &Graph, node: &Node) -> SmallVec<[Option<ValueId>; 4]> {
+    let mut operands = SmallVec::from_slice(node.inputs());
+    // Of 0.0 and -0.0 the larger may be either.
+    let ordered = |value: ValueId| graph.element(value).is_none_or(|element| !element.is_integer());
+    if operands.len() == 2
+        && COMMUTATIVE.iter().any(|op_type| node.is(op_type))
+        && !(["Max", "Min"].contains(&node.op_type()) && node.input(0).is_none_or(ordered))
+    {
+        operands.sort_unstable();
+    }
+    operands
+}
+
+/// Whether all attributes of `a` mean the same on `b`: one that is not written has the operator's default.
+fn includes(a: &Node, b: &Node) -> bool {
+    a.attributes().iter().all(|entry| match b.attributes().get(&entry.name) {
+        Some(value) => *value == entry.value,
+        None => is_default(a, &entry.name, &entry.value),
+    })
+}
+
+fn is_default(node: &Node, name: &str, value: &AttributeValue) -> bool {
+    let default = node.operator().and_then(|operator| operator.attribute(name)?.default);
+    match (default, value) {
+        (Some(AttributeDefault::Float(a)), AttributeValue::Float(b)) => a.to_bits() == b.to_bits(),
+        (Some(AttributeDefault::Int(a)), AttributeValue::Int(b)) => a == *b,
+        (Some(AttributeDefault::Ints(a)), AttributeValue::Ints(b)) => a == b.as_slice(),
+        (Some(AttributeDefault::String(a)), AttributeValue::String(b)) => a.as_bytes() == b,
+        (Some(AttributeDefault::Strings(a)), AttributeValue::Strings(b)) => {
+            a.iter().map(|text| text.as_bytes()).eq(b.iter().map(|text| &text[..]))
+        }
+        _ => false,
+    }
+}
+
+fn computes_the_same(graph: &Graph, a: &Node, b: &Node) -> bool {
     a.op_type() == b.op_type()
         && a.domain() == b.domain()
-        && a.inputs() == b.inputs()
+        && operands(graph, a) == operands(graph, b)
         && a.extra().map(|extra| &extra.overload) == b.extra().map(|extra| &extra.overload)
         && b.outputs().iter().enumerate().all(|(index, output)| output.is_none() || a.output(index).is_some())
-        && same_attributes
+        && includes(a, b)
+        && includes(b, a)
 }
 
 /// Gives the uses of one node's results to its twin, all or none.
@@ -121,4 +166,68 @@ fn merge(graph: &mut Graph, id: NodeId, twin: NodeId) -> bool {
         }
     }
     graph.remove_dead([id], |_, _| {}) > 0
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use onnx_opt_ir::{ElementType, NewNode, Tensor};
+
+    use super::*;
+    use crate::testing::Fixture;
+
+    fn run(f: &mut Fixture) -> Vec<String> {
+        CommonSubexpressions.run(&mut f.graph, &PassContext::default(), &mut Statistics::default());
+        onnx_opt_ir::check_graph(&f.graph).unwrap();
+        f.operators()
+    }
+
+    #[test]
+    fn operands_of_commutative_operators_have_no_order() {
+        for (op_type, element, count) in [
+            ("Add", ElementType::Float, 2),
+            ("Max", ElementType::Int64, 2),
+            ("Max", ElementType::Float, 3),
+            ("Sub", ElementType::Float, 3),
+        ] {
+            let mut f = Fixture::new(17);
+            let [a, b] = ["a", "b"].map(|name| f.typed_input(name, element, []));
+            let pair = [f.op(op_type, &[a, b]), f.op(op_type, &[b, a])];
+            let y = f.op("Div", &pair);
+            f.output("y", y);
+            assert_eq!(run(&mut f).len(), count, "{op_type} of {element}");
+        }
+    }
+
+    #[test]
+    fn a_default_is_the_same_written_or_not() {
+        for (alpha, count) in [(0.01, 2), (0.02, 3)] {
+            let mut f = Fixture::new(17);
+            let x = f.input("x", &[2]);
+            let pair = [f.op("LeakyRelu", &[x]), f.node(NewNode::new("LeakyRelu", [x]).with("alpha", alpha))];
+            let y = f.op("Sub", &pair);
+            f.output("y", y);
+            assert_eq!(run(&mut f).len(), count);
+        }
+    }
+
+    #[test]
+    fn a_constant_output_serves_its_twins() {
+        let mut f = Fixture::new(17);
+        let x = f.input("x", &[2]);
+        let kept = f.op("Identity", &[x]);
+        f.output("kept", kept);
+        let constant = Tensor::from_f32(&[2], &[1.0, 0.0]).unwrap();
+        let (first, other) = (f.graph.add_constant(constant.clone()), f.floats(&[2], &[1.0, -0.0]));
+        f.graph.replace_all_uses(kept, first).unwrap();
+        let second = f.graph.add_constant(constant);
+        let sum = f.op("Add", &[x, second]);
+        let y = f.op("Add", &[sum, other]);
+        f.output("y", y);
+        run(&mut f);
+        let constants =
+            f.graph.values().filter(|(id, _)| f.graph.constant(*id).is_some() && f.graph.use_count(*id) > 0);
+        assert_eq!(constants.count(), 2, "0.0 and -0.0 differ");
+    }
 }

@@ -9,10 +9,12 @@ pub mod evaluate;
 pub mod exercise;
 pub mod fold;
 pub mod fold_constants;
+pub mod inline_functions;
 pub mod inline_if;
 pub mod lift_constants;
 pub mod pass;
 pub mod pipeline;
+pub mod raise_ir_version;
 pub mod rules;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -60,8 +60,14 @@ pub trait Pass: Send + Sync {
     fn rules(&self) -> Vec<&'static str> {
         Vec::new()
     }
-    /// Changes the graph, counting what it applied under its own name or those of its rules.
-    fn run(&self, graph: &mut Graph, context: &PassContext<'_>, statistics: &mut Statistics);
+    /// Changes the graph, counting what it applied under its own name or those of its rules. A pass whose matter is
+    /// more than the graph has [`Pass::run_model`] instead.
+    fn run(&self, _graph: &mut Graph, _context: &PassContext<'_>, _statistics: &mut Statistics) {}
+
+    /// Changes the model: its graph, if the pass has nothing else to say.
+    fn run_model(&self, model: &mut Model, context: &PassContext<'_>, statistics: &mut Statistics) {
+        self.run(&mut model.graph, context, statistics);
+    }
 }
 
 /// What one pass did.
@@ -177,7 +183,7 @@ impl PassManager {
             let start = Instant::now();
             let nodes_before = model.graph.node_count();
             let mut statistics = Statistics::default();
-            pass.run(&mut model.graph, context, &mut statistics);
+            pass.run_model(model, context, &mut statistics);
             let report = PassReport {
                 pass: pass.name(),
                 seconds: start.elapsed().as_secs_f64(),

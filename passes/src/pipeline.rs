@@ -4,9 +4,11 @@ use crate::cse::CommonSubexpressions;
 use crate::dead_code::DeadCode;
 use crate::fold::FoldShapes;
 use crate::fold_constants::FoldConstants;
+use crate::inline_functions::InlineFunctions;
 use crate::inline_if::InlineIf;
 use crate::lift_constants::LiftConstants;
 use crate::pass::{Pass, PassContext, PassManager};
+use crate::raise_ir_version::RaiseIrVersion;
 use crate::rewrite::{ErrorClass, Rewriter, Rule, Statistics};
 use crate::rules;
 
@@ -17,8 +19,16 @@ pub fn pipeline(level: u8) -> PassManager {
         1 => ErrorClass::Exact,
         _ => ErrorClass::Rounding,
     };
-    PassManager::new(vec![
-        // First: constants in one form, so that every later pass meets initializers only.
+    let mut passes: Vec<Box<dyn Pass>> = vec![
+        // First: from version 4 on constants may be added, and an input is what a caller gives.
+        Box::new(RaiseIrVersion),
+    ];
+    if class > ErrorClass::Exact {
+        // Exact, but no shorter: here since no pass sees into a call.
+        passes.push(Box::new(InlineFunctions));
+    }
+    passes.extend::<Vec<Box<dyn Pass>>>(vec![
+        // Early: constants in one form, so that every later pass meets initializers only.
         Box::new(LiftConstants),
         // Early: what nothing uses should cost no later pass any time.
         Box::new(DeadCode),
@@ -34,7 +44,8 @@ pub fn pipeline(level: u8) -> PassManager {
         // Again: the rules leave equal constants and equal nodes behind.
         Box::new(CommonSubexpressions),
         Box::new(DeadCode),
-    ])
+    ]);
+    PassManager::new(passes)
 }
 
 /// The local rewrites.

@@ -318,7 +318,8 @@ impl TractExecutor {
         let document = read_bytes(Bytes::copy_from_slice(bytes)).map_err(failed)?;
         let untouched = document.model.clone();
         let mut model = import(document).map_err(failed)?;
-        let lowered = lower(&mut model)?;
+        let inlined = model.inline_functions(&mut |_| {}) > 0;
+        let lowered = lower(&mut model)? || inlined;
         self.check(&model.graph)?;
         if merges_zeros(&model.graph) {
             return Err(unsupported("constants that differ in the sign of zero"));

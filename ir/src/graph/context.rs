@@ -45,6 +45,12 @@ impl Context {
         Self { facts: Arc::new(facts), symbols: Arc::default() }
     }
 
+    /// These facts, and the symbols of `self`: for graphs that exist already.
+    #[must_use]
+    pub(crate) fn with_facts_of(&self, other: Self) -> Self {
+        Self { facts: other.facts, symbols: self.symbols.clone() }
+    }
+
     /// A context with one version of the default domain, for tests and generated graphs.
     pub fn with_opset(version: i64) -> Self {
         Self::new(10, [(String::new(), version)], [])

@@ -11,7 +11,8 @@ use thiserror::Error;
 
 use super::node::resolve_operator;
 use super::{
-    Constant, Consumer, Form, Graph, Input, Name, Node, NodeId, Output, Producer, Slot, Use, Value, ValueId,
+    Constant, Consumer, Context, Form, Graph, Input, Name, Node, NodeId, Output, Producer, Slot, Use, Value,
+    ValueId,
 };
 use crate::attributes::{AttributeValue, Attributes};
 use crate::dim::{Dim, Symbol};
@@ -836,6 +837,24 @@ impl Graph {
         let values = &self.values;
         let lives = |value: &ValueId| values.get(value.0 as usize).is_some_and(Option::is_some);
         self.value_info.retain(|(value, _)| value.as_ref().is_some_and(lives));
+    }
+
+    /// Gives this graph and its bodies another context.
+    pub(crate) fn set_context(&mut self, context: &Context) {
+        self.context = context.clone();
+        for node in self.nodes.node_weights_mut() {
+            let bodies = node.attributes.iter_mut().flat_map(|attribute| attribute.value.graphs_mut());
+            bodies.for_each(|body| body.set_context(context));
+        }
+    }
+
+    /// Takes constants off the list of formal inputs.
+    pub(crate) fn drop_constant_inputs(&mut self) {
+        let values = &self.values;
+        self.inputs.retain(|input| match values.get(input.value.0 as usize) {
+            Some(Some(value)) => !matches!(value.producer, Producer::Constant(_)),
+            _ => true,
+        });
     }
 
     /// Keeps a value whatever uses it.

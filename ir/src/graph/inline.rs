@@ -1,31 +1,65 @@
-//! Putting the body of a node in the node's place.
+//! Putting a graph in the place of a node.
 
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
-use super::{Graph, GraphError, NewNode, NodeId, Producer, ValueId};
+use super::{Graph, GraphError, NewNode, NodeId, Producer, Slot, ValueId};
 use crate::infer;
 
 impl Graph {
     /// Replaces a node by its body number `body`, which must take no inputs: a branch of an `If` whose condition is
-    /// known. Values of the body lose their names, since a sibling may use them too; names of nodes stay.
+    /// known.
     ///
     /// # Errors
-    /// If there is no such body, it has inputs or sparse initializers, or its results are not those of the node. The
-    /// graph then computes what it did before.
+    /// If there is no such body or it has inputs, and as [`Graph::inline_graph`].
     pub fn inline_body(&mut self, node: NodeId, body: usize) -> Result<(), GraphError> {
         let owner = self.get_node(node).ok_or(GraphError::NoSuchNode(node))?;
+        let body = owner.bodies().nth(body).filter(|body| body.inputs().is_empty()).cloned();
+        let name = || owner.name().unwrap_or(owner.op_type()).to_owned();
+        let body = body.ok_or_else(|| GraphError::NotInlinable(name()))?;
+        self.splice(node, &body, &[])
+    }
+
+    /// Replaces a node by a graph whose inputs are the operands of the node and whose captured values are those that
+    /// the node captures. Values of the graph lose their names, since a sibling may use them too; names of nodes
+    /// stay.
+    ///
+    /// # Errors
+    /// If the graph takes other inputs or needs one that the node leaves out, has sparse initializers, or its
+    /// results are not those of the node. This graph then computes what it did before.
+    pub fn inline_graph(&mut self, node: NodeId, body: &Graph) -> Result<(), GraphError> {
+        let operands = self.get_node(node).ok_or(GraphError::NoSuchNode(node))?.inputs().to_vec();
+        self.splice(node, body, &operands)
+    }
+
+    fn splice(&mut self, node: NodeId, body: &Graph, operands: &[Option<ValueId>]) -> Result<(), GraphError> {
+        let operand = |index: usize| operands.get(index).copied().flatten();
+        let owner = self.get_node(node).ok_or(GraphError::NoSuchNode(node))?;
         let refuse = || GraphError::NotInlinable(owner.name().unwrap_or(owner.op_type()).to_owned());
-        let body = owner.bodies().nth(body).ok_or_else(refuse)?.clone();
         let sparse = body.values().any(|(_, value)| matches!(value.producer(), Producer::Sparse(_)));
-        if sparse || !body.inputs().is_empty() || body.outputs().len() < owner.outputs().len() {
+        // An operand that is left out stays out where it is one, but nothing else can be left out.
+        let needed = |input: ValueId| {
+            body.is_output(input)
+                || body.consumers(input).any(|consumer| matches!(consumer.slot, Slot::Capture(_)))
+        };
+        let lacks = |index: usize, input: ValueId| operand(index).is_none() && needed(input);
+        if sparse
+            || body.inputs().len() < operands.len()
+            || body.outputs().len() < owner.outputs().len()
+            || body.inputs().iter().enumerate().any(|(index, input)| lacks(index, input.value))
+        {
             return Err(refuse());
         }
         let order = body.topological_order().map_err(|_| refuse())?;
         let position = owner.position();
         let results = owner.outputs().to_vec();
 
-        let mut places: FxHashMap<ValueId, ValueId> = FxHashMap::default();
+        let mut places: FxHashMap<ValueId, ValueId> = body
+            .inputs()
+            .iter()
+            .enumerate()
+            .filter_map(|(index, input)| Some((input.value, operand(index)?)))
+            .collect();
         for (id, value) in body.values() {
             let place = match value.producer() {
                 Producer::Captured { index, .. } => match self.node(node).captures().get(*index as usize) {
@@ -42,6 +76,9 @@ impl Graph {
             let mut copy = body.node(id).clone();
             let place = |value: &ValueId| places.get(value).copied();
             copy.inputs = copy.inputs.iter().map(|input| input.as_ref().and_then(place)).collect();
+            while copy.inputs.last() == Some(&None) {
+                copy.inputs.pop();
+            }
             copy.captures = copy.captures.iter().filter_map(place).collect();
             copy.position = position;
             let outputs: SmallVec<[Option<ValueId>; 2]> = copy.outputs.clone();
@@ -73,7 +110,7 @@ impl Graph {
             }
         }
         self.remove_dead([node], |_, _| {});
-        // What the branch computed for nobody goes with it.
+        // What it computed for nobody goes with it.
         self.remove_dead(created, |_, _| {});
         Ok(())
     }
