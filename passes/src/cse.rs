@@ -37,9 +37,12 @@ impl Pass for CommonSubexpressions {
 const COMMUTATIVE: &[&str] =
     &["Add", "And", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Equal", "Max", "Min", "Mul", "Or", "Xor"];
 
+/// Element type and shape.
+type Layout = (i32, Vec<usize>);
+
 fn merge_constants(graph: &mut Graph) -> usize {
     // By type first: the bytes of a weight are read only where another has its type and shape.
-    let mut by_type: FxHashMap<(i32, Vec<usize>), Vec<(bool, ValueId)>> = FxHashMap::default();
+    let mut by_type: FxHashMap<Layout, Vec<(bool, ValueId)>> = FxHashMap::default();
     for (id, value) in graph.values() {
         if let Producer::Constant(constant) = value.producer()
             && graph.use_count(id) > 0
