@@ -499,7 +499,7 @@ mod tests {
     #[test]
     fn an_operand_left_out_stays_out() {
         let clip = function("Clip2", "a lo hi", "b", vec![node("Clip", "a lo hi", "b")]);
-        let mut short = model(vec![node("local.Clip2", "x", "y")], vec![clip.clone()]);
+        let mut short = model(vec![node("local.Clip2", "x", "y")], vec![clip]);
         assert_eq!(inline(&mut short).0, ["Clip"]);
         let (_, clipped) = short.graph.nodes().next().unwrap();
         assert_eq!(clipped.inputs().len(), 1);
