@@ -1,0 +1,1 @@
+"""Patterns by theme. Importing the modules fills `builder.PATTERNS`."""
