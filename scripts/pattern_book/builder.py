@@ -17,7 +17,8 @@ class Model:
     """A graph under construction. `model.Add(x, 1.0)` adds a node and gives its result.
 
     Operands are names, numbers and arrays (float32 and int64 by their Python types) or None. Constants are
-    initializers, or Constant nodes where `constant_nodes` says so.
+    initializers, or Constant nodes where `constant_nodes` says so. `declared` are shapes of outputs that inference does
+    not find, `early` edits the model before it runs.
     """
 
     def __init__(self, opset: int, constant_nodes: bool = False) -> None:
@@ -31,6 +32,7 @@ class Model:
         self.random = np.random.default_rng(7)
         self.count = 0
         self.outer: Model | None = None
+        self.early: Callable[[onnx.ModelProto], None] = lambda model: None
         self.declared: dict[str, list[int | str]] = {}
 
     def name(self, stem: str) -> str:
@@ -124,6 +126,7 @@ class Model:
         # The newest IR version that the opset's time knew is not needed: 8 holds all of these.
         ir_version = 8 if self.opset <= 20 else 10
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=ir_version)
+        self.early(model)
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
         types = {value.name: value.type for value in [*inferred.graph.value_info, *inferred.graph.output]}
         for info in model.graph.output:

@@ -1,0 +1,1 @@
+"""Traps by theme. Importing the modules fills `book.TRAPS`."""
