@@ -367,16 +367,17 @@ fn names(graph: &Graph, captured: &[Option<Name>]) -> FxHashMap<ValueId, Name> {
         .collect()
 }
 
-/// Names tell values apart, captured ones included. A body may use a name of the outer graph again for a value of its
-/// own, as runtimes accept, as long as it does not read the outer one too.
+/// Names tell values apart. A body may use a name of the outer graph again for a value of its own, as runtimes accept,
+/// as long as it does not read the outer one too. Captured values of one name are the same outer value.
 fn check_names(graph: &Graph, names: &FxHashMap<ValueId, Name>) -> Result<(), CheckError> {
-    let mut seen = FxHashSet::default();
+    let mut seen: FxHashMap<&Name, bool> = FxHashMap::default();
     for (id, value) in graph.values() {
         let Some(name) = names.get(&id) else { continue };
-        if name.is_empty() && !matches!(value.producer(), Producer::Captured { .. }) {
+        let captured = matches!(value.producer(), Producer::Captured { .. });
+        if name.is_empty() && !captured {
             return Err(CheckError::Unnamed);
         }
-        if !seen.insert(name) {
+        if seen.insert(name, captured).is_some_and(|before| !(before && captured)) {
             return Err(CheckError::DuplicateName(name.to_string()));
         }
     }

@@ -25,7 +25,7 @@ impl Pass for CommonSubexpressions {
 
     fn run(&self, graph: &mut Graph, _: &PassContext, statistics: &mut Statistics) {
         for_each_graph(graph, &mut |graph| {
-            let merged = merge_constants(graph) + merge_nodes(graph);
+            let merged = merge_constants(graph) + merge_nodes(graph) + merge_captures(graph);
             if merged > 0 {
                 *statistics.fired.entry("common_subexpressions").or_default() += merged;
             }
@@ -93,6 +93,47 @@ fn merge_nodes(graph: &mut Graph) -> usize {
             Some(twin) if merge(graph, id, twin) => merged += 1,
             Some(_) => {}
             None => twins.push(id),
+        }
+    }
+    merged
+}
+
+/// Where a node captures a value twice, perhaps since its twins were merged, its bodies read it under the first index.
+fn merge_captures(graph: &mut Graph) -> usize {
+    let mut repeated: Vec<(NodeId, Vec<usize>)> = Vec::new();
+    for (id, node) in graph.nodes() {
+        let captures = node.captures();
+        let first = |value: &ValueId| captures.iter().position(|other| other == value);
+        let firsts: Vec<usize> = captures.iter().filter_map(first).collect();
+        if firsts.iter().enumerate().any(|(index, first)| index != *first) {
+            repeated.push((id, firsts));
+        }
+    }
+    let mut merged = 0;
+    for (id, firsts) in repeated {
+        let edited = graph.edit_bodies(id, |bodies| {
+            bodies.iter_mut().map(|body| merge_captured(body, &firsts)).sum::<usize>()
+        });
+        merged += edited.unwrap_or(0);
+    }
+    merged
+}
+
+/// `firsts`: for the index of a captured value, the first index under which the same value is captured.
+fn merge_captured(body: &mut Graph, firsts: &[usize]) -> usize {
+    let captured: Vec<(usize, ValueId)> = body
+        .values()
+        .filter_map(|(id, value)| match value.producer() {
+            Producer::Captured { index, .. } => Some((*firsts.get(*index as usize)?, id)),
+            _ => None,
+        })
+        .collect();
+    let mut seen: FxHashMap<usize, ValueId> = FxHashMap::default();
+    let mut merged = 0;
+    for (first, value) in captured {
+        let twin = *seen.entry(first).or_insert(value);
+        if twin != value && body.use_count(value) > 0 && body.replace_all_uses(value, twin).is_ok() {
+            merged += 1;
         }
     }
     merged
@@ -212,6 +253,32 @@ mod tests {
             let y = f.op("Sub", &pair);
             f.output("y", y);
             assert_eq!(run(&mut f).len(), count);
+        }
+    }
+
+    #[test]
+    fn twins_that_a_body_reads_become_one() {
+        let mut f = Fixture::new(17);
+        let condition = f.typed_input("condition", ElementType::Bool, []);
+        let x = f.input("x", &[2]);
+        let captures = vec![f.op("Exp", &[x]), f.op("Exp", &[x])];
+        let body = |op_type: &str| {
+            let mut body = Graph::new(f.graph.context().clone());
+            let captured = [body.add_capture(0), body.add_capture(1)];
+            let node = body.add_node(NewNode::new(op_type, captured)).unwrap();
+            body.add_output("y", body.node(node).output(0).unwrap()).unwrap();
+            body
+        };
+        let node =
+            NewNode::new("If", [condition]).with("then_branch", body("Sub")).with("else_branch", body("Add"));
+        let y = f.node(NewNode { captures, ..node });
+        f.output("y", y);
+        assert_eq!(run(&mut f), ["Exp", "If"]);
+        let (_, node) = f.graph.nodes().find(|(_, node)| node.is("If")).unwrap();
+        assert_eq!(node.captures().len(), 1);
+        for body in node.bodies() {
+            let (_, inner) = body.nodes().next().unwrap();
+            assert_eq!(inner.input(0), inner.input(1));
         }
     }
 
