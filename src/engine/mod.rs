@@ -1,6 +1,7 @@
 //! The engines that run operators and models: tract, which is built in, and onnxruntime, which is loaded when asked
 //! for. Nothing outside this folder calls a foreign engine.
 
+mod branches;
 pub mod known_errors;
 pub mod onnxruntime;
 pub mod quantize_kernel;

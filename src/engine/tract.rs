@@ -17,7 +17,7 @@ use tract_onnx::model::ParsingContext;
 use tract_onnx::pb;
 use tract_onnx::tract_hir::internal::*;
 
-use super::{guarded, in_a_line, known_errors, quantize_kernel};
+use super::{branches, guarded, in_a_line, known_errors, quantize_kernel};
 
 const ENGINE: &str = "tract";
 
@@ -321,6 +321,9 @@ impl TractExecutor {
         let inlined = model.inline_functions(&mut |_| {}) > 0;
         let lowered = lower(&mut model)? || inlined;
         self.check(&model.graph)?;
+        if branches::may_give_constants(&model.graph) {
+            return Err(unsupported("If with a constant for a result of its first branch"));
+        }
         if merges_zeros(&model.graph) {
             return Err(unsupported("constants that differ in the sign of zero"));
         }
