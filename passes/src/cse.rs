@@ -178,6 +178,12 @@ fn is_default(node: &Node, name: &str, value: &AttributeValue) -> bool {
         (Some(AttributeDefault::Strings(a)), AttributeValue::Strings(b)) => {
             a.iter().map(|text| text.as_bytes()).eq(b.iter().map(|text| &text[..]))
         }
+        // Windows neither pad nor skip where nothing is written, however many axes they have.
+        (None, AttributeValue::Ints(b)) if node.operator().is_some() => match name {
+            "pads" => b.iter().all(|&pad| pad == 0),
+            "strides" | "dilations" => b.iter().all(|&step| step == 1),
+            _ => false,
+        },
         _ => false,
     }
 }

@@ -36,11 +36,12 @@ class Model:
         self.declared: dict[str, list[int | str]] = {}
 
     def name(self, stem: str) -> str:
+        """A name as long as PyTorch's, since no result may take more bytes than its original."""
         top = self
         while top.outer:
             top = top.outer
         top.count += 1
-        return f"{stem}_{top.count}"
+        return f"/model/{stem}_{top.count}_output_0"
 
     def input(self, name: str, *sizes: int | str, type: int = FLOAT, below: int = 4, positive: bool = False) -> str:
         """An input; integers are drawn from 0 to `below`."""
@@ -60,7 +61,7 @@ class Model:
         array = value if isinstance(value, np.ndarray | np.generic) else np.array(value)
         if not isinstance(value, np.ndarray | np.generic) and array.dtype == np.float64:
             array = array.astype(np.float32)
-        name = self.name("c")
+        name = self.name("Constant")
         tensor = numpy_helper.from_array(np.asarray(array), name)
         if self.constant_nodes:
             self.nodes.append(helper.make_node("Constant", [], [name], value=tensor))
@@ -73,7 +74,7 @@ class Model:
 
     def op(self, op_type: str, *operands: object, outputs: int = 1, **attributes: object):
         given = ["" if o is None else o if isinstance(o, str) else self.const(o) for o in operands]
-        results = [self.name(op_type.lower()) for _ in range(outputs)]
+        results = [self.name(op_type) for _ in range(outputs)]
         self.nodes.append(helper.make_node(op_type, given, results, **attributes))
         return results[0] if outputs == 1 else results
 

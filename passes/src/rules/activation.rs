@@ -34,11 +34,15 @@ rules! {
     hard_swish [rounding, since 14, shared]: Mul(a, b) | Div(a, b) => do |site| { hard_swish_of(site) };
 
     /// clip(a·x + b, 0, c)/c = HardSigmoid(x).
-    hard_sigmoid [rounding, since 6, shared]: Mul(a, ..rest) | Div(a, ..rest) | Clip(a, ..rest)
+    hard_sigmoid [rounding, since 6, shared]: Mul(a, ..rest) | Div(a, ..rest) | Clip(a, low?, high?)
         => do |site| { hard_sigmoid_of(site) };
 
     /// x·tanh(ln(1 + eˣ)) = Mish(x).
     mish [rounding, since 18]: Mul(x, Tanh(Softplus(x))) => Mish(x) where |site| supports(site, "Mish", x);
+
+    /// x·tanh(ln(1 + eˣ)) = Mish(x) with the logarithm written out; where that overflows, tanh is 1 all the same.
+    mish_of_log [rounding, since 18]: Mul(x, Tanh(Log(Add(Exp(x), 1.0)))) => Mish(x)
+        where |site| supports(site, "Mish", x);
 
     /// 1/(1 + e⁻ˣ) = σ(x).
     sigmoid_of_exp [rounding, since 6]:
@@ -393,6 +397,13 @@ pub fn examples() -> Vec<crate::testing::Example> {
             let t = f.op("Softplus", &[if fires { x } else { other }]);
             let t = f.op("Tanh", &[t]);
             f.op("Mul", &[x, t])
+        }),
+        example("mish_of_log", 18, |f, x, fires| {
+            let t = f.op("Exp", &[x]);
+            let t = with(f, "Add", t, if fires { 1.0 } else { 1.5 });
+            let t = f.op("Log", &[t]);
+            let t = f.op("Tanh", &[t]);
+            f.op("Mul", &[t, x])
         }),
         example("sigmoid_of_exp", 13, |f, x, fires| {
             let t = one_plus_exp_of_minus(f, x);

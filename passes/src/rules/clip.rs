@@ -7,27 +7,36 @@ use crate::rewrite::{Patch, Rewrite, Site, ensure, found, language::finish};
 
 rules! {
     /// A Relu or Clip of a Relu or Clip is one Clip.
-    clip_of_clip [exact, since 6, shared]: Clip(a, ..rest) | Relu(a) => do |site| { merge(site, &["Clip", "Relu"]) };
+    clip_of_clip [exact, since 6, shared]: Clip(a, low?, high?) | Relu(a)
+        => do |site| { merge(site, &["Clip", "Relu"]) };
 
     /// Clip without limits.
-    clip_without_limits [exact, since 11, shared]: Clip(x, ..limits) => x
+    clip_without_limits [exact, since 11, shared]: Clip(x, low?, high?) => x
         where |site| ensure(limits_of(site.graph, site.node()).is_some_and(Limits::are_none), "there are limits");
 
     /// max(min(x, b), a) = Clip(x, a, b), at NaN maybe not.
-    clip_of_min_max [rounding, since 6, shared]: Max(a, ..rest) | Min(a, ..rest) | Clip(a, ..rest) | Relu(a)
+    clip_of_min_max [rounding, since 6, shared]: Max(a, ..rest) | Min(a, ..rest) | Clip(a, low?, high?) | Relu(a)
         => do |site| { merge(site, &["Clip", "Relu", "Max", "Min"]) };
 
     /// max(x, 0) = Relu(x), at NaN maybe not.
     relu_of_max [rounding, since 6]: Max(x, 0.0) => Relu(x) where |site| supports(site, "Relu", x);
 
     /// Limits that the range of a bounded activation keeps anyway.
-    clip_of_bounded [rounding, since 6, shared]: Clip(x, ..rest) | Relu(x) => x where |site| {
+    clip_of_bounded [rounding, since 6, shared]: Clip(x, low?, high?) | Relu(x) => x where |site| {
         let limits = found(limits_of(site.graph, site.node()))?;
         let (_, producer, output) = found(site.graph.producer(x))?;
         let range = found(if output == 0 { range_of(producer) } else { None })?;
         // The absolute value of the least integer is negative.
         ensure(site.graph.element(x).is_some_and(ElementType::is_float), "the elements are no floats")?;
         ensure(limits.contain(range), "values may be out of the limits")
+    };
+
+    /// |x| = x where x is never negative.
+    abs_of_bounded [rounding, shared]: Abs(x) => x where |site| {
+        let (_, producer, output) = found(site.graph.producer(x))?;
+        let range = found(limits_of(site.graph, producer).or_else(|| range_of(producer)))?;
+        ensure(site.graph.element(x).is_some_and(ElementType::is_float), "the elements are no floats")?;
+        ensure(output == 0 && range.low >= 0.0, "values may be negative")
     };
 }
 
@@ -171,6 +180,23 @@ pub fn examples() -> Vec<crate::testing::Example> {
         f.op("Clip", &[x, low, high])
     }
     let mut examples = vec![
+        // One limit each, the lower one left out; a limit that is an input.
+        Example::new("clip_of_clip", |fires| {
+            let mut f = Fixture::new(13);
+            let x = f.input("x", &[4]);
+            let low = f.scalar(-0.5);
+            let high = if fires { f.scalar(0.5) } else { f.input("limit", &[]) };
+            let t = f.op("Clip", &[x, low]);
+            let y = f.node(NewNode { inputs: vec![Some(t), None, Some(high)], ..NewNode::new("Clip", [t]) });
+            f.with_output(y)
+        }),
+        Example::new("abs_of_bounded", |fires| {
+            let mut f = Fixture::new(13);
+            let x = f.input("x", &[4]);
+            let t = clipped(&mut f, x, if fires { 0.0 } else { -0.1 }, 0.5);
+            let y = f.op("Abs", &[t]);
+            f.with_output(y)
+        }),
         // The limits are in no order.
         Example::new("clip_of_clip", |fires| {
             let mut f = Fixture::new(13);

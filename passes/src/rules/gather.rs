@@ -1,6 +1,6 @@
 //! Gathers by constant indices.
 
-use onnx_opt_ir::{Attributes, Tensor};
+use onnx_opt_ir::{Attributes, ElementType, Tensor};
 
 use super::facts::{axis, becomes, list, only_use, shape};
 use crate::rewrite::{
@@ -33,6 +33,14 @@ pub fn rules() -> Vec<Box<dyn Rule>> {
             since: 1,
             roots: &["Squeeze"],
             rewrite: |site| gather_with_rank(site, 1),
+        }),
+        Box::new(FunctionRule {
+            name: "gather_by_cast",
+            doc: "Gather by indices as they are before a cast from 32 to 64 bits.",
+            class: ErrorClass::Exact,
+            since: 1,
+            roots: &["Gather", "GatherElements"],
+            rewrite: gather_by_cast,
         }),
     ]
 }
@@ -75,10 +83,23 @@ fn gather_with_rank(site: &Site<'_>, rank: usize) -> Rewrite {
     finish(site, patch, new)
 }
 
+fn gather_by_cast(site: &Site<'_>) -> Rewrite {
+    let graph = site.graph;
+    let (_, cast) = found(graph.producer_of(site.input(1)?, "Cast"))?;
+    let indices = found(cast.input(0))?;
+    // Both are index types; from others a cast is needed.
+    let widens = graph.element(indices) == Some(ElementType::Int32)
+        && graph.element(site.input(1)?) == Some(ElementType::Int64);
+    ensure(widens, "the cast does more")?;
+    let mut patch = Patch::new();
+    let new = patch.node(site.node().op_type(), [site.input(0)?, indices], site.node().attributes().clone());
+    finish(site, patch, new)
+}
+
 /// Graphs on which these rules fire, and near misses.
 #[cfg(any(test, feature = "testing"))]
 pub fn examples() -> Vec<crate::testing::Example> {
-    use onnx_opt_ir::{ElementType, NewNode};
+    use onnx_opt_ir::{Dim, NewNode};
 
     use crate::testing::{Example, Fixture};
 
@@ -105,6 +126,16 @@ pub fn examples() -> Vec<crate::testing::Example> {
             let indices = f.integers(if fires { &[0, 1, 2] } else { &[0, 2, 1] });
             let t = f.node(NewNode::new("Gather", [t, indices]).with("axis", 1));
             let y = f.op("Neg", &[t]);
+            f.with_output(y)
+        }),
+        Example::new("gather_by_cast", |fires| {
+            let mut f = Fixture::new(13);
+            let x = f.symbolic_input("x", &["3", "N"]);
+            let element = if fires { ElementType::Int32 } else { ElementType::Uint8 };
+            let ids = f.typed_input("ids", element, [Dim::fixed(2)]);
+            let to = i64::from(ElementType::Int64.code());
+            let ids = f.node(NewNode::new("Cast", [ids]).with("to", to));
+            let y = f.op("Gather", &[x, ids]);
             f.with_output(y)
         }),
         one("unsqueeze_gather", "Unsqueeze", 0),

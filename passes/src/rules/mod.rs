@@ -4,12 +4,14 @@ pub mod activation;
 pub mod arithmetic;
 pub mod attention;
 pub mod batch_normalization;
+pub mod blocks;
 pub mod cast;
 mod chain;
 pub mod clip;
 pub mod concat;
 pub mod constant_chain;
 pub mod convolution;
+pub mod factor;
 mod facts;
 pub mod gather;
 pub mod gemm;
@@ -18,9 +20,12 @@ mod idiom;
 pub mod neutral;
 pub mod normalization;
 pub mod pad;
+pub mod parallel;
 mod product;
+pub mod quantize;
 pub mod reduction;
 pub mod reshape;
+pub mod rotary;
 pub mod shape;
 pub mod slice;
 pub mod softmax;
@@ -56,9 +61,15 @@ pub fn all() -> Vec<Box<dyn Rule>> {
     rules.extend(softmax::rules());
     rules.extend(normalization::rules());
     rules.extend(attention::rules());
+    rules.extend(rotary::rules());
+    rules.extend(blocks::rules());
     rules.extend(convolution::rules());
+    rules.extend(parallel::rules());
     rules.extend(gemm::rules());
     rules.extend(batch_normalization::rules());
+    rules.extend(quantize::rules());
+    // Last: a sum that one of the above takes in whole is no sum of products.
+    rules.extend(factor::rules());
     rules
 }
 
@@ -85,9 +96,14 @@ pub fn examples() -> Vec<Example> {
     examples.extend(softmax::examples());
     examples.extend(normalization::examples());
     examples.extend(attention::examples());
+    examples.extend(rotary::examples());
+    examples.extend(blocks::examples());
     examples.extend(convolution::examples());
+    examples.extend(parallel::examples());
     examples.extend(gemm::examples());
     examples.extend(batch_normalization::examples());
+    examples.extend(quantize::examples());
+    examples.extend(factor::examples());
     examples
 }
 

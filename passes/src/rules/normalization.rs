@@ -17,6 +17,10 @@ rules! {
     layer_normalization [rounding, since 17, shared]: Div(a, ..rest) | Mul(a, ..rest)
         => do |site| { layer_normalization_of(site) };
 
+    /// x·f + (β − mean·f) with f = γ/√(variance + ε), as TensorFlow writes it, is LayerNormalization(x).
+    layer_normalization_by_factor [rounding, since 17, shared]: Add(a, b) | Sub(a, b)
+        => do |site| { layer_normalization_by_factor_of(site) };
+
     /// x/√(mean x² + ε) over the last axes, scaled or not, is RMSNormalization(x).
     rms_normalization [rounding, since 23, shared]: Div(a, ..rest) | Mul(a, ..rest)
         => do |site| { rms_normalization_of(site) };
@@ -123,6 +127,26 @@ fn under_square(graph: &Graph, value: ValueId, nodes: &mut Vec<NodeId>) -> Optio
     squared.then_some(a)
 }
 
+/// `d` and ε of mean d² + ε, and the reduction.
+fn under_mean_square(
+    graph: &Graph,
+    value: ValueId,
+    nodes: &mut Vec<NodeId>,
+) -> Option<(ValueId, Reduction, f64)> {
+    let (id, add) = graph.producer_of(value, "Add")?;
+    let (a, b) = (add.input(0)?, add.input(1)?);
+    let (mean, epsilon) = match scalar(graph, b, a) {
+        Some(epsilon) => (a, epsilon),
+        None => (b, scalar(graph, a, b)?),
+    };
+    if !(epsilon >= 0.0 && epsilon.is_finite()) {
+        return None;
+    }
+    let reduction = reduction_of(graph, mean, "ReduceMean").filter(|mean| mean.keepdims)?;
+    nodes.extend([id, graph.producer(mean)?.0]);
+    Some((under_square(graph, reduction.x, nodes)?, reduction, epsilon))
+}
+
 /// `x` and the reduction of x − mean x.
 fn under_centering(graph: &Graph, value: ValueId, nodes: &mut Vec<NodeId>) -> Option<(ValueId, Reduction)> {
     let (id, node) = graph.producer_of(value, "Sub")?;
@@ -141,18 +165,7 @@ pub(super) fn normalizes(graph: &Graph, node: NodeId) -> bool {
 fn core(graph: &Graph, root: NodeId) -> Option<Core> {
     let mut nodes = vec![root];
     let (numerator, variance) = quotient(graph, root, &mut nodes)?;
-    let (id, add) = graph.producer_of(variance, "Add")?;
-    let (a, b) = (add.input(0)?, add.input(1)?);
-    let (mean, epsilon) = match scalar(graph, b, a) {
-        Some(epsilon) => (a, epsilon),
-        None => (b, scalar(graph, a, b)?),
-    };
-    if !(epsilon >= 0.0 && epsilon.is_finite()) {
-        return None;
-    }
-    let reduction = reduction_of(graph, mean, "ReduceMean").filter(|mean| mean.keepdims)?;
-    nodes.extend([id, graph.producer(mean)?.0]);
-    let squared = under_square(graph, reduction.x, &mut nodes)?;
+    let (squared, reduction, epsilon) = under_mean_square(graph, variance, &mut nodes)?;
     let deviation = if squared == numerator { squared } else { under_cast(graph, squared, &mut nodes) };
     let rank = graph.rank(numerator)?;
     let axes = reduction.axes_of(rank)?;
@@ -169,6 +182,83 @@ fn core(graph: &Graph, root: NodeId) -> Option<Core> {
             (deviation == numerator).then_some(Core { x: numerator, centered: false, axes, epsilon, nodes })
         }
     }
+}
+
+/// A normalization that subtracts the mean last.
+struct Factored {
+    core: Core,
+    scale: Option<ValueId>,
+    bias: Option<ValueId>,
+}
+
+/// The operands of a product in both orders.
+fn factors(graph: &Graph, value: ValueId) -> Option<(NodeId, [(ValueId, ValueId); 2])> {
+    let (id, node) = graph.producer_of(value, "Mul")?;
+    let (a, b) = (node.input(0)?, node.input(1)?);
+    Some((id, [(a, b), (b, a)]))
+}
+
+/// Reads a node as x·f + (β − mean·f) or x·f − mean·f.
+fn factored(graph: &Graph, root: NodeId) -> Option<Factored> {
+    let node = graph.node(root);
+    let (a, b) = (node.input(0)?, node.input(1)?);
+    if node.is("Sub") {
+        return factored_difference(graph, vec![root], a, b, None);
+    }
+    [(a, b), (b, a)].into_iter().find_map(|(scaled, shift)| {
+        let (id, sub) = graph.producer_of(shift, "Sub")?;
+        factored_difference(graph, vec![root, id], scaled, sub.input(1)?, sub.input(0))
+    })
+}
+
+/// `scaled` as x·f and `shift` as mean·f.
+fn factored_difference(
+    graph: &Graph,
+    nodes: Vec<NodeId>,
+    scaled: ValueId,
+    shift: ValueId,
+    bias: Option<ValueId>,
+) -> Option<Factored> {
+    let ((outer, ways), (inner, shifts)) = (factors(graph, scaled)?, factors(graph, shift)?);
+    for (x, factor) in ways {
+        let Some(&(mean, _)) = shifts.iter().find(|&&(_, other)| other == factor) else { continue };
+        let mut nodes = nodes.clone();
+        nodes.extend([outer, inner]);
+        // The scale is a factor of f, or there is none.
+        let mut choices = vec![(factor, None)];
+        if let Some((id, orders)) = factors(graph, factor) {
+            nodes.push(id);
+            choices = orders.map(|(root, scale)| (root, Some(scale))).to_vec();
+        }
+        for (reciprocal, scale) in choices {
+            let mut nodes = nodes.clone();
+            let core = under_reciprocal_root(graph, reciprocal, &mut nodes)
+                .and_then(|variance| factored_core(graph, x, mean, variance, nodes));
+            if let Some(core) = core {
+                return Some(Factored { core, scale, bias });
+            }
+        }
+    }
+    None
+}
+
+fn factored_core(
+    graph: &Graph,
+    x: ValueId,
+    mean: ValueId,
+    variance: ValueId,
+    mut nodes: Vec<NodeId>,
+) -> Option<Core> {
+    let rank = graph.rank(x)?;
+    let (deviation, reduction, epsilon) = under_mean_square(graph, variance, &mut nodes)?;
+    let axes = reduction.axes_of(rank)?;
+    let own = reduction_of(graph, mean, "ReduceMean").filter(|own| own.x == x && own.keepdims)?;
+    nodes.push(graph.producer(mean)?.0);
+    let (centered, again) = under_centering(graph, deviation, &mut nodes)?;
+    let same = centered == x
+        && own.axes_of(rank).as_ref() == Some(&axes)
+        && again.axes_of(rank).as_ref() == Some(&axes);
+    same.then_some(Core { x, centered: true, axes, epsilon, nodes })
 }
 
 /// The one user of a value, if it is of this operator, and its other operand.
@@ -327,6 +417,25 @@ fn layer_normalization_of(site: &Site<'_>) -> Rewrite {
     affine.finish("LayerNormalization", inputs, attributes(axis, core.epsilon))
 }
 
+fn layer_normalization_by_factor_of(site: &Site<'_>) -> Rewrite {
+    let graph = site.graph;
+    let Factored { core, scale, bias } = found(factored(graph, site.root))?;
+    let (sizes, axis) = normalized(graph, &core)?;
+    ensure_precision(graph, core.x)?;
+    supports(site, "LayerNormalization", core.x)?;
+    let mut all = Affine::new(graph, core.nodes, site.output()?);
+    let scale = match scale {
+        Some(scale) => of_shape(graph, &mut all.patch, scale, sizes).ok_or("the scale has another shape")?,
+        None => spelled(graph, &mut all.patch, core.x, sizes, 1.0)?,
+    };
+    let bias = match bias {
+        Some(bias) => of_shape(graph, &mut all.patch, bias, sizes).ok_or("the bias has another shape")?,
+        None => Operand::Absent,
+    };
+    let inputs = vec![core.x.into(), scale, bias];
+    all.finish("LayerNormalization", inputs, attributes(axis, core.epsilon))
+}
+
 fn rms_normalization_of(site: &Site<'_>) -> Rewrite {
     let graph = site.graph;
     let core = found(core(graph, site.root).filter(|core| !core.centered))?;
@@ -354,8 +463,9 @@ fn instance_normalization_of(site: &Site<'_>) -> Rewrite {
     let operand = |graph: &Graph, patch: &mut Patch, value| of_channels(graph, patch, value, x);
     let scale = affine.take("Mul", operand);
     let bias = affine.take("Add", operand);
-    // Without either, of three axes, it is a LayerNormalization rather.
-    ensure(scale.is_some() || bias.is_some() || shape.len() > 3, "no scale or bias is by channel")?;
+    // Without either, of three axes, it is a LayerNormalization rather, if the scale of that can be spelled out.
+    let rather = shape.len() == 3 && shape.last().is_some_and(Dim::is_fixed);
+    ensure(scale.is_some() || bias.is_some() || !rather, "no scale or bias is by channel")?;
     let channels = shape.get(1..2).unwrap_or_default();
     let mut operand = |operand: Option<Operand>, value| match operand {
         Some(operand) => Ok(operand),
@@ -516,6 +626,40 @@ pub fn examples() -> Vec<crate::testing::Example> {
             let t = f.op("Sqrt", &[t]);
             let t = f.op("Div", &[d, t]);
             let y = if fires { to(&mut f, t, element) } else { t };
+            f.with_output(y)
+        }),
+        // The mean of another axis is no mean of this one.
+        example("layer_normalization_by_factor", 17, &[2, 8, 8], |f, x, fires| {
+            let m = mean(f, x, &[-1]);
+            let d = f.op("Sub", &[x, m]);
+            let s = deviation(f, d, &[-1], false);
+            let t = f.op("Reciprocal", &[s]);
+            let (scale, bias) = (f.weights(&[8]), f.weights(&[8]));
+            let factor = f.op("Mul", &[t, scale]);
+            let m = if fires { m } else { mean(f, x, &[1]) };
+            let shift = f.op("Mul", &[m, factor]);
+            let shift = f.op("Sub", &[bias, shift]);
+            let t = f.op("Mul", &[x, factor]);
+            f.op("Add", &[shift, t])
+        }),
+        // Without scale and bias; another value is scaled.
+        example("layer_normalization_by_factor", 17, &[2, 8], |f, x, fires| {
+            let m = mean(f, x, &[-1]);
+            let d = f.op("Sub", &[x, m]);
+            let s = deviation(f, d, &[-1], true);
+            let factor = f.op("Reciprocal", &[s]);
+            let shift = f.op("Mul", &[factor, m]);
+            let other = if fires { x } else { f.op("Abs", &[x]) };
+            let t = f.op("Mul", &[other, factor]);
+            f.op("Sub", &[t, shift])
+        }),
+        // By channels of unknown length, where a LayerNormalization has no scale to be spelled out.
+        Example::new("instance_normalization", |fires| {
+            let mut f = Fixture::new(17);
+            let x = f.symbolic_input("x", &["2", "3", if fires { "length" } else { "4" }]);
+            let d = centered(&mut f, x, &[-1]);
+            let s = deviation(&mut f, d, &[-1], true);
+            let y = f.op("Div", &[d, s]);
             f.with_output(y)
         }),
         example("rms_normalization", 23, &[2, 3, 8], |f, x, fires| {

@@ -41,10 +41,13 @@ pub fn rules() -> Vec<Box<dyn Rule>> {
 
 /// What a Slice takes of one axis.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Range {
-    start: i64,
-    end: i64,
-    step: i64,
+pub(super) struct Range {
+    /// The first index.
+    pub start: i64,
+    /// The first that is left out.
+    pub end: i64,
+    /// From one to the next.
+    pub step: i64,
 }
 
 /// The axis of each bound of a Slice.
@@ -64,7 +67,10 @@ fn sliced_axes(graph: &Graph, node: &Node, rank: usize, count: usize) -> Result<
 }
 
 /// The constant ranges of a Slice by axis.
-fn ranges(graph: &Graph, node: &Node, rank: usize) -> Result<BTreeMap<usize, Range>, Miss> {
+///
+/// # Errors
+/// If they are not known.
+pub(super) fn ranges(graph: &Graph, node: &Node, rank: usize) -> Result<BTreeMap<usize, Range>, Miss> {
     let starts = found(list(graph, node, "starts", 1)?)?;
     let ends = found(list(graph, node, "ends", 2)?)?;
     let axes = sliced_axes(graph, node, rank, starts.len())?;

@@ -33,6 +33,7 @@ pub(super) fn supports(site: &Site<'_>, op_type: &str, value: ValueId) -> Result
     let runs = match op_type {
         // By the standard's definition, which it expands in this opset only.
         "Swish" => site.graph.opset() == 24,
+        "DepthToSpace" | "SpaceToDepth" => matches!(element, ElementType::Float | ElementType::Double),
         "Clip" if element == ElementType::Double => site.graph.opset() >= 12,
         "Relu" if element.is_integer() => matches!(element, ElementType::Int8 | ElementType::Int32),
         _ => element != ElementType::Double || DOUBLE.contains(&op_type),
