@@ -92,6 +92,14 @@ pub fn check_graph(graph: &Graph) -> Result<(), CheckError> {
     Checker { functions: &[] }.graph(graph, &[])
 }
 
+/// Checks a graph that calls these functions, if any.
+///
+/// # Errors
+/// The first thing that is not legal.
+pub(crate) fn check_calling(graph: &Graph, functions: &[FunctionProto]) -> Result<(), CheckError> {
+    Checker { functions }.graph(graph, &[])
+}
+
 struct Checker<'a> {
     functions: &'a [FunctionProto],
 }

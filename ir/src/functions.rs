@@ -7,9 +7,11 @@ use onnx_opt_proto::{
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::check::check_calling;
 use crate::export::export_attribute;
-use crate::graph::{Graph, GraphError, Node, NodeId};
+use crate::graph::{Consumer, Graph, GraphError, Node, NodeId, Slot, ValueId};
 use crate::import::import_graph;
+use crate::infer::infer_graph;
 use crate::model::Model;
 use crate::schema::{self, canonical_domain};
 
@@ -91,6 +93,7 @@ impl Model {
 
 /// Which functions are inlined.
 struct Plan<'a> {
+    all: &'a [FunctionProto],
     functions: FxHashMap<Key, &'a FunctionProto>,
     /// Nodes that a call becomes, for functions that may be inlined.
     sizes: FxHashMap<Key, usize>,
@@ -103,7 +106,7 @@ impl<'a> Plan<'a> {
         imports: &mut Vec<OperatorSetIdProto>,
         declined: &mut dyn FnMut(String),
     ) -> Self {
-        let mut plan = Self { functions: FxHashMap::default(), sizes: FxHashMap::default() };
+        let mut plan = Self { all: functions, functions: FxHashMap::default(), sizes: FxHashMap::default() };
         for function in functions {
             plan.functions.entry(key_of_function(function)).or_insert(function);
         }
@@ -244,7 +247,8 @@ impl<'a> Plan<'a> {
         inlined
     }
 
-    /// The body of the function that a node calls, with the attributes of the call.
+    /// The body of the function that a node calls, with the attributes of the call. It must be legal on the operands:
+    /// nobody checks the bodies of functions otherwise.
     fn body(&self, graph: &Graph, call: &Node) -> Result<Graph, String> {
         let function = self.functions.get(&key_of_node(call)).ok_or("no such function")?;
         let mut given: FxHashMap<&str, AttributeProto> = FxHashMap::default();
@@ -279,7 +283,26 @@ impl<'a> Plan<'a> {
             output: formals(&function.output),
             ..GraphProto::default()
         };
-        import_graph(proto, graph.context()).map_err(|error| error.to_string())
+        let mut body = import_graph(proto, graph.context()).map_err(|error| error.to_string())?;
+        let ty = |input: &Option<ValueId>| input.and_then(|value| graph.ty(value).cloned());
+        body.set_input_types(&call.inputs().iter().map(ty).collect::<Vec<_>>());
+        // What contradicts itself in the body does so in the call.
+        infer_graph(&mut body);
+        let absent: Vec<ValueId> = body
+            .inputs()
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| call.input(*index).is_none())
+            .map(|(_, input)| input.value)
+            .collect();
+        let readers: Vec<Consumer> = absent.iter().flat_map(|&value| body.consumers(value)).collect();
+        for Consumer { node, slot } in readers {
+            if let Slot::Input(index) = slot {
+                body.set_input(node, index as usize, None).map_err(|error| error.to_string())?;
+            }
+        }
+        check_calling(&body, self.all).map_err(|error| error.to_string())?;
+        Ok(body)
     }
 }
 
@@ -510,6 +533,26 @@ mod tests {
         let (operators, changes, declined) = inline(&mut absent);
         assert_eq!((operators.as_slice(), changes, declined.len()), (&["Through".to_owned()][..], 0, 1));
         assert_eq!(absent.rest.functions.len(), 1);
+    }
+
+    #[test]
+    fn a_body_that_is_not_legal_stays() {
+        let add = || function("F", "a b", "c", vec![node("Add", "a b", "c")]);
+        assert_eq!(inline(&mut model(vec![node("local.F", "x x", "y")], vec![add()])).0, ["Add"]);
+        for (body, inputs) in [
+            (function("F", "a", "c", vec![node("Nothing", "a", "c")]), "x"),
+            (function("F", "a", "c", vec![node("Not", "a", "c")]), "x"),
+            (function("F", "a", "c", vec![node("Relu", "a a", "c")]), "x"),
+            (add(), "x"),
+        ] {
+            let mut model = model(vec![node("local.F", inputs, "y")], vec![body]);
+            let (operators, _, declined) = inline(&mut model);
+            assert_eq!((operators.as_slice(), declined.len()), (&["F".to_owned()][..], 1), "{declined:?}");
+        }
+        // Illegal calls in legal bodies.
+        let outer = function("Outer", "a", "c", vec![node("local.F", "a a a", "c")]);
+        let mut model = model(vec![node("local.Outer", "x", "y")], vec![outer, add()]);
+        assert_eq!(inline(&mut model).0, ["Outer"]);
     }
 
     #[test]
