@@ -72,8 +72,8 @@ pub(super) struct Request {
 /// What the judge found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Verdict {
-    /// Both models ran; the outputs say how far they are apart. `condition` is set where the original itself moves as
-    /// much under rounding of its inputs.
+    /// Both models ran; the outputs say how far they are apart. `condition` is set where what differs is the original's
+    /// own doing: it moves as much under rounding of its inputs, or draws random numbers.
     Compared { outputs: Vec<OutputReport>, runs: usize, condition: Option<String> },
     /// The engine cannot run the models.
     Cannot(String),
@@ -275,13 +275,39 @@ impl Judge<'_> {
         }
     }
 
-    fn conclude(&self, tally: Tally) -> Verdict {
-        let condition = tally.worst.and_then(|worst| self.condition(worst));
-        Verdict::Compared { outputs: tally.outputs, runs: tally.runs, condition }
+    fn conclude(&self, mut tally: Tally) -> Verdict {
+        let Some(worst) = tally.worst.take() else { return tally.compared(None) };
+        let random = self.random_outputs(&worst);
+        tally.outputs.retain(|report| !random.contains(&report.name));
+        if tally.outputs.is_empty() {
+            return Verdict::Cannot("this model, which is random: each run gives other outputs".to_owned());
+        }
+        let condition = if tally.outputs.iter().all(OutputReport::within) {
+            Some(format!("not compared, since each run of the original differs: {}", random.join(", ")))
+        } else {
+            self.condition(&worst)
+        };
+        tally.compared(condition)
+    }
+
+    /// The outputs that differ between runs of the original on the same inputs. More than one further run, as a
+    /// random bit often comes twice.
+    fn random_outputs(&self, worst: &Worst) -> Vec<String> {
+        const RUNS: usize = 4;
+        let mut random = Vec::new();
+        for _ in 0..RUNS {
+            let Ok(again) = self.executor.run(self.original, &worst.set) else { continue };
+            for ((name, a), (_, b)) in worst.expected.iter().zip(&again) {
+                if !random.contains(name) && !compare(name, a, b, self.request.tolerance).within() {
+                    random.push(name.clone());
+                }
+            }
+        }
+        random
     }
 
     /// Whether the original itself moves as much as the optimized model differs when its inputs are rounded.
-    fn condition(&self, worst: Worst) -> Option<String> {
+    fn condition(&self, worst: &Worst) -> Option<String> {
         let moved = self.executor.run(self.original, &perturbed(&worst.set)).ok()?;
         let own = worst.expected.iter().zip(&moved).map(|((name, a), (_, b))| compare(name, a, b, None));
         for (own, found) in own.zip(&worst.reports) {
@@ -333,6 +359,10 @@ struct Worst {
 }
 
 impl Tally {
+    fn compared(self, condition: Option<String>) -> Verdict {
+        Verdict::Compared { outputs: self.outputs, runs: self.runs, condition }
+    }
+
     fn add(&mut self, set: &InputSet, expected: &[(String, Tensor)], reports: Vec<OutputReport>) {
         self.runs += 1;
         if self.worst.is_none() && reports.iter().any(|report| !report.within()) {
