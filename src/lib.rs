@@ -34,6 +34,7 @@
 pub mod data;
 pub mod engine;
 pub mod interface;
+pub mod opset;
 pub mod report;
 pub mod session;
 mod similar;

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use onnx_opt_ir::load::load as import;
 use onnx_opt_ir::{Graph, ImportError, LoadError, Model, Symbol, check, export};
+use onnx_opt_passes::opset::RaiseError;
 use onnx_opt_passes::{PassContext, PassError, PassManager, PassReport, pipeline};
 use onnx_opt_proto::{
-    Document, ExternalData, ExternalError, ExternalPolicy, ModelProto, ReadError, TensorProto,
-    ValueInfoProto, WriteError, WriteOptions, for_each_tensor, read_bytes, read_file,
+    Document, ExternalData, ExternalError, ExternalPolicy, ModelProto, OperatorSetIdProto, ReadError,
+    TensorProto, ValueInfoProto, WriteError, WriteOptions, for_each_tensor, read_bytes, read_file,
     tensor_proto::DataLocation, write_file, write_stream,
 };
 use prost::Message;
@@ -20,6 +21,7 @@ use thiserror::Error;
 use crate::data::{self, DataError, DataErrorKind, Sample};
 use crate::engine::TractEval;
 use crate::interface::{SizeError, Sizes, set_sizes, tell_outputs};
+use crate::opset::{Opset, RAISE, conversion, raise_as_it_pays};
 use crate::report::{Pass, Report, Skipped, Stage, Summary, Verification};
 use crate::similar::{did_you_mean, similar};
 use crate::verify::{EngineChoice, Status, VerifyOptions, VerifyReport, bisect, verify};
@@ -87,6 +89,8 @@ pub struct Options {
     pub sizes: Sizes,
     /// Whether all larger weights go to a file of their own.
     pub external_data: bool,
+    /// The operator set of the result; that of the model up to level 2, [`Opset::Auto`] from there, if nothing is said.
+    pub opset: Option<Opset>,
     /// Names of passes and rules to leave out.
     pub skip: BTreeSet<String>,
     /// Names of the only passes and rules to apply; empty for all.
@@ -95,6 +99,13 @@ pub struct Options {
     pub print_after: Option<String>,
     /// Whether the report says why near matches were declined.
     pub explain: bool,
+}
+
+impl Options {
+    /// The operator set of the result.
+    fn opset(&self) -> Opset {
+        self.opset.unwrap_or(if self.level >= MAX_LEVEL { Opset::Auto } else { Opset::Keep })
+    }
 }
 
 /// What models are compared on.
@@ -240,6 +251,14 @@ pub enum Error {
         /// The cause.
         source: PassError,
     },
+    /// The model cannot have the operator set that was asked for.
+    #[error("{file}: {source}")]
+    Opset {
+        /// The file.
+        file: String,
+        /// What is in the way.
+        source: RaiseError,
+    },
     /// Data for the inputs cannot be used.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -322,6 +341,9 @@ impl Error {
             Self::ModelOnTerminal => Some("name a file with -o, or send standard output somewhere"),
             Self::UnknownName { .. } => Some("`onnx-opt passes` and `onnx-opt rules` list the names"),
             Self::Write(_) => Some("name another place with -o"),
+            Self::Opset { .. } => {
+                Some("leave out --opset, or name a version that every operator can follow to")
+            }
             Self::Import { source: LoadError::Import(ImportError::External(_)), .. } => {
                 Some("external data must lie in the folder of the model, under the name that the model gives")
             }
@@ -501,6 +523,16 @@ pub fn optimize_with(
         Effort::Off => None,
         effort => Some(options.trial.prepare(&model.graph, effort)?),
     };
+    // Another operator set that the user asked for may take more bytes too.
+    let allowed = match options.opset() {
+        Opset::To(version) => {
+            let mut plain = model.clone();
+            let converted = conversion(&mut plain, version).is_ok();
+            if converted { allowed.max(export(&plain).encoded_len() as u64) } else { allowed }
+        }
+        _ => allowed,
+    };
+    let own = model.graph.context().opset("");
     let mut job = Job { original: &original, options, trial, pipeline, grew: BTreeSet::new() };
 
     let mut left_out = BTreeSet::new();
@@ -530,9 +562,18 @@ pub fn optimize_with(
         return Err(Error::NotVerifiable { file: source.name(), reason: reason.clone() });
     }
     let growth = attempt.growth(allowed);
-    if growth > 0 && attempt.is_changed() {
+    if growth > 0 && attempt.is_changed() && !attempt.applied(RAISE) {
         notes.push(format!("the original graph was kept: the optimized one is {growth} bytes larger"));
         attempt = Attempt::unchanged(original.messages()?, before.clone());
+    }
+    let versions = |model: &ModelProto| {
+        let default = |import: &&OperatorSetIdProto| matches!(import.domain(), "" | "ai.onnx");
+        model.opset_import.iter().find(default).map(OperatorSetIdProto::version)
+    };
+    if let (Some(own), Some(new)) = (own, versions(&attempt.exported))
+        && own != new
+    {
+        notes.push(format!("the operator set was raised from {own} to {new}"));
     }
     let mut after = attempt.after;
     after.bytes = clock.time("write", || write(attempt.exported, target, external))?;
@@ -622,9 +663,7 @@ impl Job<'_> {
     ) -> Result<Attempt, Error> {
         let listener = clock.listener;
         let left_out = left_out.union(&self.grew).cloned().collect();
-        let passes = clock
-            .time("optimize", || self.run_passes(&mut model, &left_out, listener))
-            .map_err(|error| Error::Passes { file: self.original.source.name(), source: error })?;
+        let passes = clock.time("optimize", || self.optimize(&mut model, &left_out, listener))?;
         let legal = clock.time("check", || check(&model));
         let exported = clock.time("export", || export(&model));
         let mut attempt = Attempt { passes, ..Attempt::unchanged(exported, Summary::of(&model, 0)) };
@@ -644,6 +683,40 @@ impl Job<'_> {
             };
         }
         Ok(attempt)
+    }
+
+    /// Runs the passes, raises the operator set as far as asked, and runs them again where that changed anything: the
+    /// first run leaves little to convert, the second has what the later version offers.
+    fn optimize(
+        &self,
+        model: &mut Model,
+        left_out: &BTreeSet<String>,
+        listener: &dyn Listener,
+    ) -> Result<Vec<Pass>, Error> {
+        let file = || self.original.source.name();
+        let run = |model: &mut Model| {
+            let passes = self.run_passes(model, left_out, listener);
+            passes.map_err(|source| Error::Passes { file: file(), source })
+        };
+        let mut passes = run(model)?;
+        if left_out.contains(RAISE) {
+            return Ok(passes);
+        }
+        match self.options.opset() {
+            Opset::To(version) if model.graph.context().opset("").is_some_and(|own| own != version) => {
+                let raised = conversion(model, version);
+                passes.push(raised.map_err(|source| Error::Opset { file: file(), source })?);
+                passes.extend(run(model)?);
+            }
+            Opset::Auto if self.options.level > 0 => {
+                if let Some(raised) = raise_as_it_pays(model, &run)? {
+                    *model = raised.model;
+                    passes.extend(raised.passes);
+                }
+            }
+            _ => {}
+        }
+        Ok(passes)
     }
 
     fn run_passes(

@@ -91,6 +91,45 @@ impl Model {
     }
 }
 
+/// An operator of the default domain in the body of a model-local function.
+#[derive(Debug)]
+pub struct FunctionOperator<'a> {
+    /// The function.
+    pub function: &'a str,
+    /// The version of the default domain that the function imports.
+    pub opset: i64,
+    /// The operator.
+    pub op_type: &'a str,
+    /// Names of its attributes.
+    pub attributes: Vec<&'a str>,
+    /// Number of operands.
+    pub inputs: usize,
+    /// Number of results.
+    pub outputs: usize,
+}
+
+impl Model {
+    /// Visits the operators of the default domain in the bodies of model-local functions.
+    pub fn for_each_function_operator<'a>(&'a self, see: &mut dyn FnMut(FunctionOperator<'a>)) {
+        for function in &self.rest.functions {
+            let default = |import: &&OperatorSetIdProto| canonical_domain(import.domain()).is_empty();
+            let Some(import) = function.opset_import.iter().find(default) else { continue };
+            visit(&function.node, &mut |node| {
+                if canonical_domain(node.domain()).is_empty() {
+                    see(FunctionOperator {
+                        function: function.name(),
+                        opset: import.version(),
+                        op_type: node.op_type(),
+                        attributes: node.attribute.iter().map(AttributeProto::name).collect(),
+                        inputs: node.input.len(),
+                        outputs: node.output.len(),
+                    });
+                }
+            });
+        }
+    }
+}
+
 /// Which functions are inlined.
 struct Plan<'a> {
     all: &'a [FunctionProto],

@@ -23,6 +23,7 @@ pub use attributes::{Attribute, AttributeValue, Attributes};
 pub use check::{CheckError, check, check_graph};
 pub use dim::{Dim, Symbol};
 pub use export::{export, export_node};
+pub use functions::FunctionOperator;
 pub use graph::{Context, Graph, GraphError, NewNode, Node, NodeId, ValueId};
 pub use import::{ImportError, import};
 pub use load::{LoadError, load};

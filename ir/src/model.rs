@@ -4,6 +4,7 @@ use onnx_opt_proto::ModelProto;
 
 use crate::graph::{Graph, Producer};
 use crate::import::context_of;
+use crate::schema::{canonical_domain, ir_version_for_opset};
 
 /// A model.
 #[derive(Clone, Debug)]
@@ -35,6 +36,25 @@ impl Model {
         self.graph.drop_constant_inputs();
         self.renew_context();
         true
+    }
+
+    /// Imports another version of the default domain's operator set, in the model and in its functions where they are
+    /// behind, and raises the IR version to the first that was released with it. Nodes keep the versions of their
+    /// operators until [`Graph::restate_node`] gives them others.
+    pub fn set_opset(&mut self, version: i64) {
+        let imports = self.rest.opset_import.iter_mut();
+        let functions = self.rest.functions.iter_mut().flat_map(|function| &mut function.opset_import);
+        for import in imports.chain(functions.filter(|import| import.version() < version)) {
+            if canonical_domain(import.domain()).is_empty() {
+                import.version = Some(version);
+            }
+        }
+        if let Some(needed) = ir_version_for_opset("", version)
+            && let Some(ir_version) = &mut self.rest.ir_version
+        {
+            *ir_version = needed.max(*ir_version);
+        }
+        self.renew_context();
     }
 
     /// Tells all graphs what `rest` says of versions and functions now.

@@ -12,6 +12,7 @@ pub mod fold_constants;
 pub mod inline_functions;
 pub mod inline_if;
 pub mod lift_constants;
+pub mod opset;
 pub mod pass;
 pub mod pipeline;
 pub mod raise_ir_version;

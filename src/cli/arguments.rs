@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use onnx_opt::interface::{Size, Sizes};
+use onnx_opt::opset::Opset;
+use onnx_opt::passes::opset::HIGHEST;
 use onnx_opt::session::{Effort, Options, Source, Target, Trial};
 use onnx_opt::verify::EngineChoice;
 
@@ -30,7 +32,7 @@ Levels:
   -O0  nothing is changed: the file comes out byte for byte
   -O1  rewrites whose results have the same bits
   -O2  also those that compute the same real number and round it otherwise (the default)
-  -O3  the same as -O2 in this version
+  -O3  the same as -O2, with --opset auto
 
   Rules that only approximate apply where --only names them. Names, order, types and sizes of inputs \
 and outputs stay unless --input changes them.
@@ -80,7 +82,7 @@ pub struct Optimize {
     #[arg(long)]
     pub external_data: bool,
 
-    /// How far to go: 0 nothing, 1 the same bits, 2 also other rounding, 3 as 2
+    /// How far to go: 0 nothing, 1 the same bits, 2 also other rounding, 3 also a later operator set
     #[arg(short = 'O', value_name = "LEVEL", default_value_t = 2, help_heading = "Rewriting",
           value_parser = clap::value_parser!(u8).range(0..=3))]
     pub level: u8,
@@ -94,9 +96,10 @@ pub struct Optimize {
     /// compare on (.npy, .npz, .pb)
     #[arg(long = "input", value_name = "NAME=SIZES|FILE", value_parser = given, help_heading = "Rewriting")]
     inputs: Vec<(String, Given)>,
-    /// The operator set: `keep` leaves it as it is
-    #[arg(long, value_name = "VERSION", default_value = "keep", value_parser = opset, help_heading = "Rewriting")]
-    pub opset: String,
+    /// The operator set of the result: `keep` that of the model, raise it to a number, or `auto`, just as far as a
+    /// rule needs that makes the model smaller [default: keep, from -O3 on auto]
+    #[arg(long, value_name = "VERSION", value_parser = opset, help_heading = "Rewriting")]
+    opset: Option<Opset>,
     /// Print the graph to standard error after this pass
     #[arg(long, value_name = "PASS", help_heading = "Rewriting")]
     pub print_after: Option<String>,
@@ -184,10 +187,12 @@ fn size(text: &str) -> Result<(String, usize), String> {
     Ok((name.to_owned(), size.parse().map_err(|_| "expected a size as batch=4".to_owned())?))
 }
 
-fn opset(text: &str) -> Result<String, String> {
-    match text {
-        "keep" => Ok(text.to_owned()),
-        _ => Err("models keep their operator set in this version: `keep` is all there is".to_owned()),
+fn opset(text: &str) -> Result<Opset, String> {
+    match (text, text.parse()) {
+        ("keep", _) => Ok(Opset::Keep),
+        ("auto", _) => Ok(Opset::Auto),
+        (_, Ok(version)) if (1..=HIGHEST).contains(&version) => Ok(Opset::To(version)),
+        _ => Err(format!("expected keep, auto or a number from 1 to {HIGHEST}")),
     }
 }
 
@@ -420,6 +425,7 @@ impl Optimize {
             trial: self.trial.trial(),
             sizes: Sizes::new(),
             external_data: self.external_data,
+            opset: self.opset,
             skip: self.skip.iter().cloned().collect(),
             only: self.only.iter().cloned().collect(),
             print_after: self.print_after.clone(),

@@ -575,6 +575,39 @@ impl Graph {
         Ok(())
     }
 
+    /// Makes a node another operator of the default domain, or another version of its own, with these operands and
+    /// attributes, all at once. Its results, name, place and captured values stay; the version is the one that the
+    /// context names now.
+    ///
+    /// # Errors
+    /// If the node or an operand does not exist.
+    pub fn restate_node(
+        &mut self,
+        node: NodeId,
+        op_type: &str,
+        inputs: &[Option<ValueId>],
+        attributes: Attributes,
+    ) -> Result<(), GraphError> {
+        let count = self.get_node(node).ok_or(GraphError::NoSuchNode(node))?.inputs.len();
+        if let Some(&missing) = inputs.iter().flatten().find(|&&value| self.get_value(value).is_none()) {
+            return Err(GraphError::NoSuchValue(missing));
+        }
+        for index in 0..count {
+            self.set_slot(node, Slot::Input(index as u32), None);
+        }
+        let operator = resolve_operator(&self.context, "", op_type);
+        let place = &mut self.nodes[node.0];
+        place.operator = operator;
+        place.op_type = op_type.into();
+        place.attributes = attributes;
+        place.inputs = SmallVec::from_elem(None, inputs.len());
+        for (index, &value) in inputs.iter().enumerate() {
+            self.set_slot(node, Slot::Input(index as u32), value);
+        }
+        self.propagate([node]);
+        Ok(())
+    }
+
     /// Leaves out a result that nothing uses.
     ///
     /// # Errors
