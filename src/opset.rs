@@ -18,8 +18,22 @@ pub enum Opset {
     Auto,
 }
 
-/// The highest version that [`Opset::Auto`] raises to.
-const HIGHEST_AUTO: i64 = 24;
+/// The highest version that [`Opset::Auto`] raises to. All that 24 brings is `Swish`, which onnxruntime takes apart
+/// again, and less well than it fuses the parts.
+const HIGHEST_AUTO: i64 = 23;
+
+/// Operators of which onnxruntime does not have the version of opset 22.
+const ONLY_UP_TO_21: [&str; 9] = [
+    "Bernoulli",
+    "GlobalLpPool",
+    "MaxRoiPool",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "RoiAlign",
+];
 
 /// Name of the conversion in reports.
 pub const RAISE: &str = "raise_opset";
@@ -50,7 +64,9 @@ pub(crate) fn raise_as_it_pays<E>(
     };
     let (nodes, bytes) = cost(base);
     let from = base.graph.opset();
-    let mut highest = HIGHEST_AUTO;
+    let operators = Summary::of(base, 0).operators;
+    let late = ONLY_UP_TO_21.iter().any(|&operator| operators.contains_key(operator));
+    let mut highest = if late { 21 } else { HIGHEST_AUTO };
     let top = loop {
         if highest <= from {
             return Ok(None);

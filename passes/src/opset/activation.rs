@@ -18,3 +18,21 @@ pub(super) fn swish(step: &mut Step<'_>) -> Result<(), String> {
     let gate = step.add(NewNode::new("Sigmoid", [scaled]))?;
     step.become_operator("Mul", &[Some(x), Some(gate)], Attributes::new())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::testing::{operators, raised};
+    use super::*;
+    use crate::testing::Fixture;
+
+    #[test]
+    fn swish_is_taken_apart_past_its_own_opset() {
+        for (alpha, expected) in [(1.0f32, &["Sigmoid", "Mul"][..]), (2.0, &["Mul", "Sigmoid", "Mul"])] {
+            let mut f = Fixture::new(24);
+            let x = f.input("x", &[4]);
+            let y = f.node(NewNode::new("Swish", [x]).with("alpha", alpha));
+            assert_eq!(operators(&raised(f.with_output(y), 25)), expected);
+        }
+    }
+}

@@ -59,3 +59,55 @@ fn trailing(step: &mut Step<'_>, value: ValueId, rank: usize, count: usize) -> R
     let axes: Vec<i64> = (rank as i64..(rank + count) as i64).collect();
     step.add(NewNode::new("Unsqueeze", [value]).with("axes", axes))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::testing::{operators, raised, refusal};
+    use super::*;
+    use crate::testing::Fixture;
+
+    fn sum(b: &[i64], constant: bool, attributes: &[(&str, i64)]) -> Fixture {
+        let mut f = Fixture::new(6);
+        let a = f.input("a", &[2, 3, 4, 5]);
+        let sizes: Vec<usize> = b.iter().map(|&size| size as usize).collect();
+        let b = if constant { f.weights(&sizes) } else { f.input("b", b) };
+        let mut node = NewNode::new("Add", [a, b]);
+        attributes.iter().for_each(|(name, value)| node.attributes.set(name, *value));
+        let y = f.node(node);
+        f.with_output(y)
+    }
+
+    #[test]
+    fn the_second_operand_gets_axes_behind_its_own() {
+        let model = raised(sum(&[3], true, &[("broadcast", 1), ("axis", 1)]), 7);
+        let (_, node) = model.graph.nodes().next().unwrap();
+        assert!(node.attributes().is_empty());
+        assert_eq!(model.graph.fixed_shape(node.input(1).unwrap()), Some(vec![3, 1, 1]));
+        let model = raised(sum(&[3, 4], false, &[("broadcast", 1), ("axis", 1)]), 13);
+        assert_eq!(operators(&model), ["Unsqueeze", "Add"]);
+        assert_eq!(operators(&raised(sum(&[4, 5], false, &[("broadcast", 1), ("axis", 2)]), 7)), ["Add"]);
+        assert_eq!(operators(&raised(sum(&[5], false, &[("broadcast", 1)]), 7)), ["Add"]);
+    }
+
+    #[test]
+    fn an_axis_that_does_not_fit_is_refused() {
+        let negative = sum(&[3], true, &[("broadcast", 1), ("axis", -1)]);
+        assert!(refusal(negative, 7).contains("negative"));
+        assert!(refusal(sum(&[3], true, &[("broadcast", 1), ("axis", 4)]), 7).contains("do not fit"));
+    }
+
+    #[test]
+    fn slopes_lie_along_the_channels() {
+        let slopes = |count: i64| {
+            let mut f = Fixture::new(6);
+            let x = f.input("x", &[2, 3, 4]);
+            let slope = f.weights(&[count as usize]);
+            let y = f.op("PRelu", &[x, slope]);
+            let model = raised(f.with_output(y), 16);
+            let (_, node) = model.graph.nodes().next().unwrap();
+            model.graph.fixed_shape(node.input(1).unwrap()).unwrap()
+        };
+        assert_eq!((slopes(3), slopes(1)), (vec![3, 1], vec![1]));
+    }
+}

@@ -96,3 +96,54 @@ pub(super) fn scatter(step: &mut Step<'_>) -> Result<(), String> {
     let (inputs, attributes) = (step.node().inputs().to_vec(), step.node().attributes().clone());
     step.become_operator("ScatterElements", &inputs, attributes)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use onnx_opt_ir::{AttributeValue, NewNode};
+
+    use super::super::testing::{integers, last, raised, refusal};
+    use crate::testing::Fixture;
+
+    fn with(opset: i64, op_type: &str, attributes: &[(&str, AttributeValue)]) -> Fixture {
+        let mut f = Fixture::new(opset);
+        let x = f.input("x", &[1, 2, 4, 4]);
+        let mut node = NewNode::new(op_type, [x]);
+        attributes.iter().for_each(|(name, value)| node.attributes.set(name, value.clone()));
+        let y = f.node(node);
+        f.with_output(y)
+    }
+
+    #[test]
+    fn hints_of_old_go_and_defaults_that_moved_are_written() {
+        let model = raised(with(1, "Selu", &[("consumed_inputs", vec![0i64].into())]), 22);
+        let selu = model.graph.node(last(&model, "Selu"));
+        assert_eq!((selu.attributes().len(), selu.float("alpha")), (2, Some(1.6732)));
+        let model = raised(with(1, "Concat", &[]), 13);
+        assert_eq!(model.graph.node(last(&model, "Concat")).int("axis"), Some(1));
+    }
+
+    #[test]
+    fn element_types_had_names() {
+        let model = raised(with(1, "Cast", &[("to", "INT32".into())]), 13);
+        assert_eq!(model.graph.node(last(&model, "Cast")).int("to"), Some(6));
+        assert!(refusal(with(1, "Cast", &[("to", "int33".into())]), 13).contains("int33"));
+    }
+
+    #[test]
+    fn orders_of_norms_are_integers() {
+        let model = raised(with(1, "GlobalLpPool", &[("p", 3.0f32.into())]), 22);
+        assert_eq!(model.graph.node(last(&model, "GlobalLpPool")).int("p"), Some(3));
+        assert!(refusal(with(1, "GlobalLpPool", &[("p", 2.5f32.into())]), 22).contains("no integer"));
+    }
+
+    #[test]
+    fn scatter_has_another_name() {
+        let mut f = Fixture::new(9);
+        let (x, updates) = (f.input("x", &[3]), f.input("u", &[1]));
+        let indices = f.integers(&[2]);
+        let y = f.op("Scatter", &[x, indices, updates]);
+        let model = raised(f.with_output(y), 16);
+        assert_eq!(integers(&model, "ScatterElements", 1), Some(vec![2]));
+    }
+}

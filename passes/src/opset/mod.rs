@@ -246,3 +246,181 @@ fn adapter(op_type: &str, version: i64) -> Option<Adapter> {
 fn has_adapter(op_type: &str, version: i64) -> bool {
     adapter(op_type, version).is_some()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use onnx_opt_ir::{Dim, ElementType, NewNode, import};
+    use onnx_opt_proto::{
+        AttributeProto, Document, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
+        ValueInfoProto, attribute_proto::AttributeType,
+    };
+
+    use super::testing::{operators, raised, refusal};
+    use super::*;
+    use crate::testing::Fixture;
+
+    /// Every change of an operator up to the highest version is one that [`unchanged`] sees through with no
+    /// attributes or has an adapter.
+    #[test]
+    fn every_change_has_an_adapter_or_is_none() {
+        let mut missing = Vec::new();
+        for pair in schema::operators().windows(2) {
+            let [old, new] = pair else { continue };
+            let follows = old.domain.is_empty() && old.op_type == new.op_type && new.since_version <= HIGHEST;
+            if !follows || has_adapter(new.op_type, new.since_version) {
+                continue;
+            }
+            let kept: Vec<&str> = old
+                .attributes
+                .iter()
+                .map(|attribute| attribute.name)
+                .filter(|&name| name != "consumed_inputs")
+                .collect();
+            let (inputs, outputs) = (old.input_count().0, old.output_count().0);
+            if let Err(reason) = unchanged(old, new, &kept, inputs, outputs) {
+                missing.push(format!("{} {}: {reason}", new.op_type, new.since_version));
+            }
+        }
+        assert_eq!(missing, [""; 0]);
+        for (version, names, _) in ADAPTERS {
+            for name in *names {
+                assert!(schema::lookup("", name, version - 1).is_some(), "{name} {version}");
+            }
+        }
+    }
+
+    fn relu(opset: i64) -> Fixture {
+        let mut f = Fixture::new(opset);
+        let x = f.input("x", &[4]);
+        let y = f.op("Relu", &[x]);
+        f.with_output(y)
+    }
+
+    #[test]
+    fn versions_are_raised_and_never_lowered() {
+        let model = raised(relu(6), 25);
+        assert_eq!((model.ir_version(), model.rest.opset_import[0].version()), (13, 25));
+        assert_eq!(model.graph.nodes().next().unwrap().1.operator().unwrap().since_version, 14);
+        assert_eq!(raise(&mut relu(9).into_model(), 9).unwrap(), 0);
+        assert!(refusal(relu(9), 8).contains("down to opset 8"));
+        assert!(refusal(relu(9), HIGHEST + 1).contains("the highest"));
+    }
+
+    #[test]
+    fn what_the_new_version_does_not_allow_is_refused() {
+        let quantized = |element: ElementType| {
+            let mut f = Fixture::new(13);
+            let x = f.typed_input("x", element, [Dim::fixed(4)]);
+            let scale = f.scalar(0.5);
+            let y = f.op("QuantizeLinear", &[x, scale]);
+            f.with_output(y)
+        };
+        raised(quantized(ElementType::Float), 19);
+        assert!(refusal(quantized(ElementType::Int32), 19).contains("the types must agree"));
+        // Later the types may differ again.
+        raised(quantized(ElementType::Int32), 25);
+    }
+
+    #[test]
+    fn an_unknown_operator_may_mean_anything_later() {
+        let mut f = Fixture::new(13);
+        let x = f.input("x", &[4]);
+        let y = f.op("Gelu", &[x]);
+        assert!(refusal(f.with_output(y), 20).contains("no such operator"));
+    }
+
+    #[test]
+    fn bodies_follow() {
+        let body = |op_type: &str| {
+            let mut f = Fixture::new(11);
+            let outer = f.graph.add_capture(0);
+            let squeezed = f.node(NewNode::new(op_type, [outer]).with("axes", vec![0i64]));
+            f.with_output(squeezed).graph
+        };
+        let mut f = Fixture::new(11);
+        let condition = f.typed_input("c", ElementType::Bool, []);
+        let x = f.input("x", &[1, 4]);
+        let node = NewNode { captures: vec![x], ..NewNode::new("If", [condition]) };
+        let node = node.with("then_branch", body("Squeeze")).with("else_branch", body("ReduceSum"));
+        let y = f.node(node);
+        let model = raised(f.with_output(y), 18);
+        assert_eq!(operators(&model), ["If"]);
+        let (_, choice) = model.graph.nodes().next().unwrap();
+        for body in choice.bodies() {
+            let (_, node) = body.nodes().next().unwrap();
+            assert_eq!((node.inputs().len(), body.opset()), (2, 18));
+        }
+    }
+
+    fn call(domain: &str, op_type: &str, input: &str, output: &str) -> NodeProto {
+        NodeProto {
+            domain: Some(domain.to_owned()),
+            op_type: Some(op_type.to_owned()),
+            input: vec![input.to_owned()],
+            output: vec![output.to_owned()],
+            ..NodeProto::default()
+        }
+    }
+
+    /// A call of a function of one operator, with this attribute, in opset 12.
+    fn with_function(op_type: &str, attribute: Option<AttributeProto>) -> Model {
+        let imports: Vec<OperatorSetIdProto> = [("", 12), ("local", 1)]
+            .map(|(domain, version)| OperatorSetIdProto {
+                domain: Some(domain.to_owned()),
+                version: Some(version),
+            })
+            .into();
+        let mut node = call("", op_type, "a", "b");
+        node.attribute.extend(attribute);
+        let function = FunctionProto {
+            name: Some("F".to_owned()),
+            domain: Some("local".to_owned()),
+            input: vec!["a".to_owned()],
+            output: vec!["b".to_owned()],
+            node: vec![node],
+            opset_import: imports.clone(),
+            ..FunctionProto::default()
+        };
+        let formal =
+            |name: &str| vec![ValueInfoProto { name: Some(name.to_owned()), ..ValueInfoProto::default() }];
+        let graph = GraphProto {
+            name: Some("g".to_owned()),
+            node: vec![call("local", "F", "x", "y")],
+            input: formal("x"),
+            output: formal("y"),
+            ..GraphProto::default()
+        };
+        let model = ModelProto {
+            ir_version: Some(8),
+            opset_import: imports,
+            graph: Some(graph),
+            functions: vec![function],
+            ..ModelProto::default()
+        };
+        import(Document { model, file_bytes: 0, unknown_fields: 0, folder: None }).unwrap()
+    }
+
+    #[test]
+    fn functions_follow_or_give_way_to_their_bodies() {
+        let mut kept = with_function("Relu", None);
+        raise(&mut kept, 18).unwrap();
+        assert_eq!(operators(&kept), ["F"]);
+        assert_eq!(kept.rest.functions[0].opset_import[0].version(), 18);
+
+        let mut inlined = with_function("Squeeze", None);
+        raise(&mut inlined, 18).unwrap();
+        assert_eq!((operators(&inlined), inlined.rest.functions.len()), (vec!["Squeeze"], 0));
+
+        // A call that cannot give way keeps its function, which cannot follow.
+        let axes = AttributeProto {
+            name: Some("axes".to_owned()),
+            r#type: Some(AttributeType::Graph as i32),
+            ..AttributeProto::default()
+        };
+        let mut stuck = with_function("Squeeze", Some(axes));
+        let refused = raise(&mut stuck, 18);
+        assert!(matches!(refused, Err(RaiseError::Function { .. } | RaiseError::Node { .. })), "{refused:?}");
+        assert_eq!(stuck.graph.opset(), 12);
+    }
+}

@@ -91,3 +91,69 @@ pub(super) fn dropout_mask(step: &mut Step<'_>) -> Result<(), String> {
     let attributes: Attributes = step.node().attributes().clone();
     step.restate_attributes(attributes)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::raise;
+    use super::super::testing::{numbers, operators, raised, refusal};
+    use super::*;
+    use crate::testing::Fixture;
+
+    fn batch(opset: i64, shape: &[i64], results: usize, attributes: &[(&str, i64)]) -> Fixture {
+        let mut f = Fixture::new(opset);
+        let x = f.input("x", shape);
+        let statistics: Vec<ValueId> = (0..4).map(|_| f.weights(&[shape[1] as usize])).collect();
+        let mut node = NewNode::new("BatchNormalization", std::iter::once(x).chain(statistics));
+        node.outputs = results;
+        attributes.iter().for_each(|(name, value)| node.attributes.set(name, *value));
+        let y = f.node(node);
+        f.with_output(y)
+    }
+
+    #[test]
+    fn statistics_for_each_channel_are_all_that_is_left() {
+        for (opset, attributes) in [(6, &[("is_test", 1)][..]), (7, &[("spatial", 1)]), (7, &[]), (9, &[])] {
+            let model = raised(batch(opset, &[2, 3, 4], 1, attributes), 15);
+            let (_, node) = model.graph.nodes().next().unwrap();
+            assert!(node.attributes().is_empty());
+        }
+        raised(batch(7, &[2, 3], 1, &[("spatial", 0)]), 15);
+        assert!(refusal(batch(7, &[2, 3, 4], 1, &[("spatial", 0)]), 15).contains("for each activation"));
+    }
+
+    #[test]
+    fn training_is_no_inference() {
+        assert!(refusal(batch(6, &[2, 3, 4], 1, &[]), 15).contains("trains"));
+        assert!(refusal(batch(9, &[2, 3, 4], 5, &[]), 15).contains("trains"));
+        let dropout = |is_test: i64| {
+            let mut f = Fixture::new(6);
+            let x = f.input("x", &[2]);
+            let y = f.node(NewNode::new("Dropout", [x]).with("is_test", is_test));
+            f.with_output(y)
+        };
+        raised(dropout(1), 22);
+        assert!(refusal(dropout(0), 22).contains("trains"));
+    }
+
+    fn group(shape: &[&str], constant: bool) -> Fixture {
+        let mut f = Fixture::new(18);
+        let x = f.symbolic_input("x", shape);
+        let scale = if constant { f.floats(&[2], &[1.0, 2.0]) } else { f.input("scale", &[2]) };
+        let bias = f.floats(&[2], &[3.0, 4.0]);
+        let y = f.node(NewNode::new("GroupNormalization", [x, scale, bias]).with("num_groups", 2i64));
+        f.with_output(y)
+    }
+
+    #[test]
+    fn what_held_for_groups_holds_for_their_channels() {
+        let model = raised(group(&["n", "4", "5"], true), 21);
+        assert_eq!(numbers(&model, "GroupNormalization", 1), Some(vec![1.0, 1.0, 2.0, 2.0]));
+        assert_eq!(numbers(&model, "GroupNormalization", 2), Some(vec![3.0, 3.0, 4.0, 4.0]));
+        let model = raised(group(&["n", "4", "5"], false), 21);
+        assert_eq!(operators(&model), ["Reshape", "Expand", "Reshape", "GroupNormalization"]);
+        assert!(refusal(group(&["n", "c", "5"], true), 21).contains("number of channels"));
+        let mut model = group(&["n", "4", "5"], true).into_model();
+        assert_eq!(raise(&mut model, 21).unwrap(), 1);
+    }
+}

@@ -94,3 +94,85 @@ pub(super) fn grid_modes(step: &mut Step<'_>) -> Result<(), String> {
     attributes.set("mode", mode);
     step.restate_attributes(attributes)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use onnx_opt_ir::{Model, NewNode};
+
+    use super::super::testing::{last, raised, refusal};
+    use crate::testing::Fixture;
+
+    fn scaled(op_type: &str, mode: &str, scales: Option<[f32; 4]>) -> Fixture {
+        let mut f = Fixture::new(if op_type == "Resize" { 10 } else { 9 });
+        let x = f.input("x", &[1, 2, 6, 6]);
+        let scales = match scales {
+            Some(scales) => f.floats(&[4], &scales),
+            None => f.input("scales", &[4]),
+        };
+        let y = f.node(NewNode::new(op_type, [x, scales]).with("mode", mode));
+        f.with_output(y)
+    }
+
+    fn nearest(model: &Model) -> (usize, String, String) {
+        let node = model.graph.node(last(model, "Resize"));
+        let said = |name| node.string(name).unwrap().to_owned();
+        (node.inputs().len(), said("coordinate_transformation_mode"), said("nearest_mode"))
+    }
+
+    #[test]
+    fn upsample_becomes_a_resize_that_rounds_down() {
+        for scales in [Some([1.0, 1.0, 2.0, 1.5]), None] {
+            let model = raised(scaled("Upsample", "nearest", scales), 19);
+            assert_eq!(nearest(&model), (3, "asymmetric".to_owned(), "floor".to_owned()));
+        }
+        let model = raised(scaled("Upsample", "nearest", None), 10);
+        assert_eq!(model.graph.node(last(&model, "Resize")).inputs().len(), 2);
+    }
+
+    #[test]
+    fn resize_rounds_by_its_scales() {
+        let rounding = |scales| nearest(&raised(scaled("Resize", "nearest", Some(scales)), 13)).2;
+        assert_eq!(rounding([1.0, 1.0, 2.0, 3.0]), "floor");
+        assert_eq!(rounding([1.0, 1.0, 0.5, 1.0]), "ceil");
+        let both = scaled("Resize", "nearest", Some([1.0, 1.0, 0.5, 2.0]));
+        assert!(refusal(both, 13).contains("some scales"));
+        assert!(refusal(scaled("Resize", "nearest", None), 13).contains("some scales"));
+        raised(scaled("Resize", "linear", None), 13);
+    }
+
+    #[test]
+    fn scales_of_the_first_version_are_of_two_axes() {
+        let mut f = Fixture::new(1);
+        let x = f.input("x", &[1, 2, 6, 6]);
+        let node = NewNode::new("Upsample", [x]).with("mode", "bilinear");
+        let y = f.node(node.with("height_scale", 2.0f32).with("width_scale", 3.0f32));
+        let model = raised(f.with_output(y), 13);
+        let node = model.graph.node(last(&model, "Resize"));
+        let scales = model.graph.constant(node.input(2).unwrap()).unwrap().to_f32();
+        assert_eq!((node.string("mode"), scales), (Some("linear"), Some(vec![1.0, 1.0, 2.0, 3.0])));
+    }
+
+    #[test]
+    fn names_and_defaults_of_samplers() {
+        let mut f = Fixture::new(16);
+        let (x, grid) = (f.input("x", &[1, 2, 6, 6]), f.input("grid", &[1, 3, 3, 2]));
+        let y = f.node(NewNode::new("GridSample", [x, grid]).with("mode", "bicubic"));
+        let z = f.op("GridSample", &[y, grid]);
+        let model = raised(f.with_output(z), 20);
+        let mut modes: Vec<_> = model.graph.nodes().filter_map(|(_, node)| node.string("mode")).collect();
+        modes.sort_unstable();
+        assert_eq!(modes, ["cubic", "linear"]);
+        let for_nn = |mode: &str| {
+            let mut f = Fixture::new(11);
+            let (x, roi) = (f.input("x", &[1, 2, 6, 6]), f.floats(&[0], &[]));
+            let scales = f.floats(&[4], &[1.0, 1.0, 2.0, 2.0]);
+            let y =
+                f.node(NewNode::new("Resize", [x, roi, scales]).with("coordinate_transformation_mode", mode));
+            f.with_output(y)
+        };
+        assert!(refusal(for_nn("tf_half_pixel_for_nn"), 13).contains("tf_half_pixel_for_nn"));
+        let model = raised(for_nn("half_pixel"), 13);
+        assert_eq!(model.graph.node(last(&model, "Resize")).input(1), None);
+    }
+}

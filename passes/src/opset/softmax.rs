@@ -50,3 +50,56 @@ fn single_axis(step: &Step<'_>, x: ValueId, axis: i64) -> Option<i64> {
     let along = start + place as i64;
     (others.next().is_none() && along < rank).then_some(along)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use onnx_opt_ir::NewNode;
+
+    use super::super::testing::{last, operators, raised, refusal};
+    use crate::testing::Fixture;
+
+    fn softmax(shape: &[&str], axis: Option<i64>) -> Fixture {
+        let mut f = Fixture::new(11);
+        let x = f.symbolic_input("x", shape);
+        let node = NewNode::new("Softmax", [x]);
+        let y = f.node(match axis {
+            Some(axis) => node.with("axis", axis),
+            None => node,
+        });
+        f.with_output(y)
+    }
+
+    fn axis(fixture: Fixture) -> Option<i64> {
+        let model = raised(fixture, 13);
+        assert_eq!(operators(&model), ["Softmax"]);
+        model.graph.node(last(&model, "Softmax")).int("axis")
+    }
+
+    #[test]
+    fn one_axis_is_one_axis() {
+        assert_eq!(axis(softmax(&["n", "m"], None)), Some(1));
+        assert_eq!(axis(softmax(&["n", "m", "k"], Some(-1))), Some(2));
+        assert_eq!(axis(softmax(&["n", "7", "1", "1"], None)), Some(1));
+        assert_eq!(axis(softmax(&["n", "1", "7", "1"], None)), Some(2));
+        assert_eq!(axis(softmax(&["n", "1", "1"], Some(1))), Some(1));
+    }
+
+    #[test]
+    fn several_axes_are_a_matrix() {
+        let fixed = raised(softmax(&["2", "3", "4"], None), 13);
+        assert_eq!(operators(&fixed), ["Flatten", "Softmax", "Reshape"]);
+        let batch = raised(softmax(&["n", "3", "4"], None), 13);
+        assert_eq!(operators(&batch), ["Flatten", "Softmax", "Shape", "Reshape"]);
+        assert_eq!(batch.graph.shape(batch.graph.outputs()[0].value).unwrap()[2].as_fixed(), Some(4));
+    }
+
+    #[test]
+    fn what_may_be_empty_keeps_its_shape() {
+        let free = || softmax(&["n", "m", "4"], Some(1));
+        assert!(refusal(free(), 13).contains("may be empty"));
+        let model = raised(free(), 18);
+        assert_eq!(model.graph.node(last(&model, "Reshape")).int("allowzero"), Some(1));
+        assert!(refusal(softmax(&["n", "3"], Some(0)), 13).contains("may be empty"));
+    }
+}

@@ -32,3 +32,44 @@ pub(super) fn number_of_results(step: &mut Step<'_>) -> Result<(), String> {
     let data = step.input(0)?;
     step.restate(&[Some(data)], attributes)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use onnx_opt_ir::{Model, NewNode};
+
+    use super::super::testing::{integers, last, raised, refusal};
+    use crate::testing::Fixture;
+
+    fn split(opset: i64, sizes: Option<Vec<i64>>, axis: Option<i64>) -> Fixture {
+        let mut f = Fixture::new(opset);
+        let x = f.input("x", &[6, 2]);
+        let mut node = NewNode { outputs: 2, ..NewNode::new("Split", [x]) };
+        if let Some(sizes) = sizes {
+            node = node.with("split", sizes);
+        }
+        if let Some(axis) = axis {
+            node = node.with("axis", axis);
+        }
+        let y = f.node(node);
+        f.with_output(y)
+    }
+
+    fn parts(model: &Model) -> Option<i64> {
+        model.graph.node(last(model, "Split")).int("num_outputs")
+    }
+
+    #[test]
+    fn sizes_become_an_operand_and_equal_parts_a_number() {
+        let sized = raised(split(11, Some(vec![1, 5]), Some(0)), 18);
+        assert_eq!((integers(&sized, "Split", 1), parts(&sized)), (Some(vec![1, 5]), None));
+        assert_eq!(parts(&raised(split(11, None, None), 17)), None);
+        assert_eq!(parts(&raised(split(11, None, None), 18)), Some(2));
+    }
+
+    #[test]
+    fn an_axis_that_nobody_said_is_no_axis() {
+        assert_eq!(parts(&raised(split(1, None, Some(0)), 18)), Some(2));
+        assert!(refusal(split(1, None, None), 18).contains("the axis is not said"));
+    }
+}
