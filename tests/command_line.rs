@@ -432,3 +432,22 @@ fn onnxruntime_verifies_what_tract_cannot() {
         .code(3)
         .stderr(predicate::str::contains("nowhere.so"));
 }
+
+#[test]
+fn the_operator_set_is_raised_where_asked_and_never_lowered() {
+    let place = Place::with(&["ir3.onnx", "transformer_block.onnx"]);
+    let opset_of = |arguments: &[&str]| {
+        place.command(arguments).assert().success();
+        let shown: Value =
+            serde_json::from_slice(&place.run(&["inspect", "out.onnx", "--json"]).stdout).unwrap();
+        shown["opsets"][""].as_i64().unwrap()
+    };
+    assert_eq!(opset_of(&["ir3.onnx", "-O0", "--opset", "21", "-o", "out.onnx"]), 21);
+    assert_eq!(opset_of(&["ir3.onnx", "-O3", "-o", "out.onnx"]), 7);
+    assert_eq!(opset_of(&["transformer_block.onnx", "-o", "out.onnx"]), 17);
+    assert_eq!(opset_of(&["transformer_block.onnx", "-O3", "-o", "out.onnx"]), 20);
+    assert_eq!(opset_of(&["transformer_block.onnx", "-O3", "--opset", "keep", "-o", "out.onnx"]), 17);
+    let lower = place.command(&["transformer_block.onnx", "--opset", "13", "-o", "no.onnx"]).assert().code(1);
+    lower.stderr(predicate::str::contains("not converted down to opset 13"));
+    assert!(!place.names().contains(&"no.onnx".to_owned()));
+}

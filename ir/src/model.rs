@@ -80,7 +80,7 @@ mod tests {
     use onnx_opt_proto::{Document, GraphProto, OperatorSetIdProto, TensorProto, ValueInfoProto};
 
     use super::*;
-    use crate::{export, import};
+    use crate::{check, export, import};
 
     #[test]
     fn initializers_leave_the_inputs_of_an_old_model() {
@@ -116,5 +116,27 @@ mod tests {
             assert_eq!(model.graph.context().ir_version(), exported.ir_version.unwrap_or(0));
             assert!(!model.raise_ir_version());
         }
+    }
+
+    #[test]
+    fn operators_keep_their_version_until_they_are_put_otherwise() {
+        use crate::{Attributes, Context, Dim, ElementType, NewNode, Type};
+        let mut graph = Graph::new(Context::with_opset(11));
+        let x = graph.add_input("x", Type::tensor(ElementType::Float, [1, 4].map(Dim::fixed)));
+        let node = graph.add_node(NewNode::new("Squeeze", [x]).with("axes", vec![0i64])).unwrap();
+        let y = graph.node(node).output(0).unwrap();
+        graph.add_output("y", y).unwrap();
+        let import = OperatorSetIdProto { domain: Some("ai.onnx".to_owned()), version: Some(11) };
+        let rest = ModelProto { ir_version: Some(6), opset_import: vec![import], ..ModelProto::default() };
+        let mut model = Model { graph, rest, notes: Vec::new() };
+
+        model.set_opset(19);
+        assert_eq!((model.ir_version(), model.graph.opset()), (9, 19));
+        assert_eq!(model.graph.node(node).operator().map(|operator| operator.since_version), Some(11));
+        let axes = model.graph.add_constant(crate::Tensor::vector_i64(&[0]));
+        model.graph.restate_node(node, "Squeeze", &[Some(x), Some(axes)], Attributes::new()).unwrap();
+        assert_eq!(model.graph.node(node).operator().map(|operator| operator.since_version), Some(13));
+        assert_eq!(model.graph.fixed_shape(y), Some(vec![4]));
+        check(&model).unwrap();
     }
 }
