@@ -537,7 +537,9 @@ pub fn optimize_with(
 
     let mut left_out = BTreeSet::new();
     let mut attempt = match job.attempt(model, &left_out, &mut clock) {
-        Err(Error::Passes { source: error @ PassError::TrainingInfo, .. }) => {
+        Err(Error::Passes { source: error @ PassError::TrainingInfo, .. })
+            if !matches!(options.opset(), Opset::To(_)) =>
+        {
             notes.push(format!("nothing was changed: {error}"));
             Attempt::unchanged(original.messages()?, before.clone())
         }
