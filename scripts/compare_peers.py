@@ -9,8 +9,8 @@
                onnxruntime's own optimizations off and on; `!` where that is too much (the limit of check_models.py)
     latency    time in onnxruntime at its default settings over the original's
 
-A latency is the ratio of medians of interleaved runs. One above 1.02 is measured again with new sessions, twice at
-most, and the smallest ratio counts: what is slower is slower every time, what a busy machine does is not.
+A latency is the ratio of medians of interleaved runs. One above 1.02 is measured again with new sessions, four times
+at most, and the smallest ratio counts: what is slower is slower every time, what a busy machine does is not.
 
 Peers: onnxsim, onnxslim, onnxscript (its optimizer) and onnxruntime (offline, its basic level: standard operators).
 They are those of the interpreter that runs this script: pip install onnxsim onnxslim onnxscript.
@@ -37,7 +37,7 @@ import tool
 OURS = "onnx-opt"
 ORIGINAL = "original"
 SLOWER = 1.02
-MEASUREMENTS = 3
+MEASUREMENTS = 5
 ROUNDS = (15, 400)
 
 # ------------------------------------------------------------------ peers, each in a process of its own

@@ -7,7 +7,7 @@
 //! use std::process::ExitCode;
 //!
 //! use onnx_opt::ir::Model;
-//! use onnx_opt::session::{Listener, Options, Source, Target, optimize};
+//! use onnx_opt::session::{Listener, Options, Source, Destination, optimize};
 //!
 //! struct Silent;
 //!
@@ -21,7 +21,7 @@
 //!     if let Some(code) = onnx_opt::verify::serve() {
 //!         return code;
 //!     }
-//!     let (model, result) = (Source::File("net.onnx".into()), Target::File("net.opt.onnx".into()));
+//!     let (model, result) = (Source::File("net.onnx".into()), Destination::File("net.opt.onnx".into()));
 //!     let options = Options { level: 2, ..Options::default() };
 //!     match optimize(&model, &result, &options, &Silent) {
 //!         Ok(report) => println!("{} operators became {}", report.before.nodes, report.after.nodes),

@@ -1,7 +1,9 @@
 //! The operator set of the result: that of the model, one that the user names, or as high as it pays.
 
+use std::collections::BTreeMap;
+
 use onnx_opt_ir::{Model, export};
-use onnx_opt_passes::opset::{RaiseError, raise};
+use onnx_opt_passes::opset::{HIGHEST, RaiseError, raise};
 use onnx_opt_passes::rules;
 use prost::Message;
 
@@ -17,10 +19,6 @@ pub enum Opset {
     /// As high as a rule needs that makes the model smaller, and no higher.
     Auto,
 }
-
-/// The highest version that [`Opset::Auto`] raises to. All that 24 brings is `Swish`, which onnxruntime takes apart
-/// again, and less well than it fuses the parts.
-const HIGHEST_AUTO: i64 = 23;
 
 /// Operators of which onnxruntime does not have the version of opset 22.
 const ONLY_UP_TO_21: [&str; 9] = [
@@ -44,12 +42,14 @@ pub(crate) struct Raised {
     pub passes: Vec<Pass>,
 }
 
-/// The model that passes make of `base`, raised as far as the rules need that make it smaller; `None` if none does.
+/// The model that passes make of `base`, raised as far as the rules need that make it smaller, `highest`
+/// at most; `None` if none does.
 ///
 /// A model counts as smaller if it has fewer nodes and takes no more bytes. Of several versions the lowest counts that
 /// the next does not undercut.
 pub(crate) fn raise_as_it_pays<E>(
     base: &Model,
+    highest: i64,
     run: &dyn Fn(&mut Model) -> Result<Vec<Pass>, E>,
 ) -> Result<Option<Raised>, E> {
     let attempt = |version: i64| -> Result<Result<Raised, RaiseError>, E> {
@@ -66,7 +66,7 @@ pub(crate) fn raise_as_it_pays<E>(
     let from = base.graph.opset();
     let operators = Summary::of(base, 0).operators;
     let late = ONLY_UP_TO_21.iter().any(|&operator| operators.contains_key(operator));
-    let mut highest = if late { 21 } else { HIGHEST_AUTO };
+    let mut highest = highest.min(if late { 21 } else { HIGHEST });
     let top = loop {
         if highest <= from {
             return Ok(None);
@@ -104,7 +104,7 @@ pub(crate) fn conversion(model: &mut Model, version: i64) -> Result<Pass, RaiseE
     let nodes_before = model.graph.node_count();
     let from = model.graph.context().opset("");
     let count = raise(model, version)?;
-    let mut applied = std::collections::BTreeMap::new();
+    let mut applied = BTreeMap::new();
     if from != model.graph.context().opset("") {
         applied.insert(RAISE, count.max(1));
     }
@@ -114,7 +114,8 @@ pub(crate) fn conversion(model: &mut Model, version: i64) -> Result<Pass, RaiseE
         nodes_before,
         nodes_after: model.graph.node_count(),
         applied,
-        declined: Vec::new(),
+        places: BTreeMap::new(),
+        declined: BTreeMap::new(),
     })
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use onnx_opt_ir::load::load as import;
 use onnx_opt_ir::{Graph, ImportError, LoadError, Model, Symbol, check, export};
 use onnx_opt_passes::opset::RaiseError;
-use onnx_opt_passes::{PassContext, PassError, PassManager, PassReport, pipeline};
+use onnx_opt_passes::{PassContext, PassError, PassManager, PassReport, Target, pipeline};
 use onnx_opt_proto::{
     Document, ExternalData, ExternalError, ExternalPolicy, ModelProto, OperatorSetIdProto, ReadError,
     TensorProto, ValueInfoProto, WriteError, WriteOptions, for_each_tensor, read_bytes, read_file,
@@ -22,7 +22,7 @@ use crate::data::{self, DataError, DataErrorKind, Sample};
 use crate::engine::TractEval;
 use crate::interface::{SizeError, Sizes, set_sizes, tell_outputs};
 use crate::opset::{Opset, RAISE, conversion, raise_as_it_pays};
-use crate::report::{Pass, Report, Skipped, Stage, Summary, Verification};
+use crate::report::{Pass, Report, RuleReport, Skipped, Stage, Summary, Verification, explain};
 use crate::similar::{did_you_mean, similar};
 use crate::verify::{EngineChoice, Status, VerifyOptions, VerifyReport, bisect, verify};
 
@@ -37,7 +37,7 @@ pub enum Source {
 
 /// Where a model goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum Destination {
     /// A file.
     File(PathBuf),
     /// Standard output.
@@ -54,7 +54,7 @@ impl Source {
     }
 }
 
-impl Target {
+impl Destination {
     /// For messages.
     pub fn name(&self) -> String {
         match self {
@@ -95,9 +95,11 @@ pub struct Options {
     pub skip: BTreeSet<String>,
     /// Names of the only passes and rules to apply; empty for all.
     pub only: BTreeSet<String>,
+    /// Where the result will run.
+    pub target: Target,
     /// The pass after which the listener gets the text of the graph.
     pub print_after: Option<String>,
-    /// Whether the report says why near matches were declined.
+    /// Whether the report says where rules fired, and where they nearly did and why not.
     pub explain: bool,
 }
 
@@ -484,11 +486,11 @@ impl Clock<'_> {
 /// If the model cannot be read or written, or its result was not accepted. Then nothing is written.
 pub fn optimize(
     source: &Source,
-    target: &Target,
+    destination: &Destination,
     options: &Options,
     listener: &dyn Listener,
 ) -> Result<Report, Error> {
-    optimize_with(source, target, options, listener, &pipeline)
+    optimize_with(source, destination, options, listener, &pipeline)
 }
 
 /// Optimizes a model by passes of the caller: `pipeline` gives those of a level.
@@ -497,17 +499,17 @@ pub fn optimize(
 /// Those of [`optimize`].
 pub fn optimize_with(
     source: &Source,
-    target: &Target,
+    destination: &Destination,
     options: &Options,
     listener: &dyn Listener,
     pipeline: &dyn Fn(u8) -> PassManager,
 ) -> Result<Report, Error> {
-    refuse_options(target, options, pipeline)?;
+    refuse_options(destination, options, pipeline)?;
     let mut clock = Clock { stages: Vec::new(), listener };
     let original = Original::open(source, &options.sizes)?;
     let mut document = clock.time("read", || original.read())?;
     let weights = external_weights(&mut document.model);
-    refuse_overwriting(source, target, &document, &weights)?;
+    refuse_overwriting(source, destination, &document, &weights)?;
     let file_bytes = document.file_bytes + weights.bytes;
     // Sizes that the user wants written may take more bytes than names.
     let allowed = match options.sizes.is_empty() {
@@ -577,16 +579,24 @@ pub fn optimize_with(
     {
         notes.push(format!("the operator set was raised from {own} to {new}"));
     }
+    if let Some(version) =
+        versions(&attempt.exported).filter(|&version| version > options.target.highest_opset)
+    {
+        let (name, highest) = (&options.target.name, options.target.highest_opset);
+        notes.push(format!("{name} runs operator sets up to {highest}, the result is of {version}"));
+    }
     let mut after = attempt.after;
-    after.bytes = clock.time("write", || write(attempt.exported, target, external))?;
+    after.bytes = clock.time("write", || write(attempt.exported, destination, external))?;
     Ok(Report {
         input: source.name(),
-        output: target.name(),
+        output: destination.name(),
         level: options.level,
+        target: options.target.name.clone(),
         before,
         after,
         stages: clock.stages,
         passes: attempt.passes,
+        rules: attempt.rules,
         verification: attempt.verification,
         left_out,
         notes,
@@ -630,6 +640,7 @@ struct Attempt {
     exported: ModelProto,
     after: Summary,
     passes: Vec<Pass>,
+    rules: Vec<RuleReport>,
     verification: Verification,
     /// Why the result is wrong, if it is.
     refusal: Option<String>,
@@ -638,7 +649,7 @@ struct Attempt {
 impl Attempt {
     fn unchanged(exported: ModelProto, after: Summary) -> Self {
         let verification = Verification::Skipped(Skipped::Unchanged);
-        Self { exported, after, passes: Vec::new(), verification, refusal: None }
+        Self { exported, after, passes: Vec::new(), rules: Vec::new(), verification, refusal: None }
     }
 
     /// Bytes by which it is larger than it may be.
@@ -666,9 +677,10 @@ impl Job<'_> {
         let listener = clock.listener;
         let left_out = left_out.union(&self.grew).cloned().collect();
         let passes = clock.time("optimize", || self.optimize(&mut model, &left_out, listener))?;
+        let rules = explain(&passes, &model.graph);
         let legal = clock.time("check", || check(&model));
         let exported = clock.time("export", || export(&model));
-        let mut attempt = Attempt { passes, ..Attempt::unchanged(exported, Summary::of(&model, 0)) };
+        let mut attempt = Attempt { passes, rules, ..Attempt::unchanged(exported, Summary::of(&model, 0)) };
         if let Err(error) = legal {
             attempt.refusal = Some(format!("the graph is not legal: {error}"));
         } else if attempt.is_changed() {
@@ -711,7 +723,7 @@ impl Job<'_> {
                 passes.extend(run(model)?);
             }
             Opset::Auto if self.options.level > 0 => {
-                if let Some(raised) = raise_as_it_pays(model, &run)? {
+                if let Some(raised) = raise_as_it_pays(model, self.options.target.highest_opset, &run)? {
                     *model = raised.model;
                     passes.extend(raised.passes);
                 }
@@ -731,6 +743,7 @@ impl Job<'_> {
         let context = PassContext {
             skip: self.options.skip.union(left_out).cloned().collect(),
             only: self.options.only.clone(),
+            target: self.options.target.clone(),
             explain: self.options.explain,
             const_eval: Some(&engine),
             ..PassContext::default()
@@ -746,12 +759,8 @@ impl Job<'_> {
             nodes_before: report.nodes_before,
             nodes_after: report.nodes_after,
             applied: report.statistics.fired,
-            declined: report
-                .statistics
-                .declined
-                .into_iter()
-                .map(|((rule, reason), count)| (rule, reason, count))
-                .collect(),
+            places: report.statistics.places,
+            declined: report.statistics.declined,
         };
         Ok(reports.into_iter().map(pass).collect())
     }
@@ -789,11 +798,11 @@ const MAX_LEVEL: u8 = 3;
 
 /// What no model could mend.
 fn refuse_options(
-    target: &Target,
+    destination: &Destination,
     options: &Options,
     pipeline: &dyn Fn(u8) -> PassManager,
 ) -> Result<(), Error> {
-    if options.external_data && *target == Target::Stdout {
+    if options.external_data && *destination == Destination::Stdout {
         return Err(Error::ExternalOnStdout);
     }
     let manager = pipeline(MAX_LEVEL);
@@ -837,11 +846,11 @@ fn external_weights(model: &mut ModelProto) -> Weights {
 /// external data that may come to lie beside the output.
 fn refuse_overwriting(
     source: &Source,
-    target: &Target,
+    destination: &Destination,
     document: &Document,
     weights: &Weights,
 ) -> Result<(), Error> {
-    let (Source::File(input), Target::File(output)) = (source, target) else { return Ok(()) };
+    let (Source::File(input), Destination::File(output)) = (source, destination) else { return Ok(()) };
     let mut data = output.clone().into_os_string();
     data.push(".data");
     let data = PathBuf::from(data);
@@ -871,9 +880,9 @@ fn is_same_file(a: &Path, b: &Path) -> bool {
 const EXTERNAL_THRESHOLD: u64 = 1024;
 
 /// Writes the model and gives the bytes of all files together.
-fn write(model: ModelProto, target: &Target, external: bool) -> Result<u64, Error> {
-    match target {
-        Target::File(path) => {
+fn write(model: ModelProto, destination: &Destination, external: bool) -> Result<u64, Error> {
+    match destination {
+        Destination::File(path) => {
             let external_data = match external {
                 true => ExternalPolicy::Always { threshold_bytes: EXTERNAL_THRESHOLD },
                 false => ExternalPolicy::Auto,
@@ -882,7 +891,7 @@ fn write(model: ModelProto, target: &Target, external: bool) -> Result<u64, Erro
             let report = write_file(model, path, &options)?;
             Ok(report.bytes + report.external_bytes)
         }
-        Target::Stdout => {
+        Destination::Stdout => {
             let mut stdout = io::stdout().lock();
             let bytes = write_stream(&model, &mut stdout)?;
             stdout.flush().map_err(|error| WriteError { path: None, kind: error.into() })?;

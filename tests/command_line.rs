@@ -239,8 +239,8 @@ fn a_model_named_like_a_command_is_reachable() {
 }
 
 #[test]
-fn models_are_inspected_and_told_apart() {
-    let place = Place::with(&["mnist_resnet.onnx", "digits_cnn.onnx"]);
+fn models_are_inspected() {
+    let place = Place::with(&["mnist_resnet.onnx"]);
     let said = place.command(&["inspect", "mnist_resnet.onnx"]).assert().success();
     said.stdout(predicate::str::contains("Conv")).stdout(predicate::str::contains("largest weights"));
     let output = place.run(&["inspect", "mnist_resnet.onnx", "--json"]);
@@ -249,14 +249,95 @@ fn models_are_inspected_and_told_apart() {
     assert!(found["summary"]["parameters"].as_u64() > Some(0));
     let said = place.command(&["inspect", "mnist_resnet.onnx", "--text"]).assert().success();
     said.stdout(predicate::str::contains("Conv("));
+}
 
-    let same: Value = serde_json::from_slice(
-        &place.run(&["diff", "mnist_resnet.onnx", "mnist_resnet.onnx", "--json"]).stdout,
-    )
-    .unwrap();
-    assert_eq!((&same["nodes"], &same["weights"]), (&Value::Array(vec![]), &Value::Array(vec![])));
-    let said = place.command(&["diff", "mnist_resnet.onnx", "digits_cnn.onnx"]).assert().success();
-    said.stdout(predicate::str::is_match("nodes: [1-9][0-9]* differ").unwrap());
+#[test]
+fn what_two_models_do_not_share_is_told_by_operator_node_and_weight() {
+    let place = Place::with(&["mnist_resnet.onnx"]);
+    let model = "mnist_resnet.onnx";
+    let diff = |b: &str| -> Value {
+        serde_json::from_slice(&place.run(&["diff", model, b, "--json"]).stdout).unwrap()
+    };
+    let kinds = ["added", "removed", "changed"];
+    let counts = |found: &Value, what: &str| kinds.map(|kind| found[what][kind].as_object().unwrap().len());
+    let same = diff(model);
+    assert_eq!((counts(&same, "nodes"), counts(&same, "weights")), ([0; 3], [0; 3]));
+    assert_eq!(same["operators"], Value::Array(vec![]));
+
+    place.command(&[model, "-q", "--no-verify", "-o", "b.onnx"]).assert().success();
+    let found = diff("b.onnx");
+    let folded = &found["operators"].as_array().unwrap()[0];
+    assert_eq!((&folded["operator"], &folded["b"]), (&Value::from("BatchNormalization"), &Value::from(0)));
+    let [added, removed, _] = counts(&found, "nodes");
+    assert!(removed > added, "{added} {removed}");
+    let weight = found["weights"]["removed"].as_object().unwrap().values().next().unwrap();
+    assert_eq!(weight["type"], "float");
+    assert!(weight["shape"].is_array() && weight["hash"].as_str().unwrap().len() == 16);
+    let changed = found["weights"]["changed"].as_object().unwrap();
+    assert!(changed.values().all(|change| change["a"]["hash"] != change["b"]["hash"]));
+    let said = place.command(&["diff", model, "b.onnx"]).assert().success();
+    let said = said.stdout(predicate::str::is_match("nodes: [0-9]+ added, [1-9][0-9]* removed").unwrap());
+    said.stdout(predicate::str::is_match("weights: [0-9]+ added, [1-9][0-9]* removed").unwrap());
+}
+
+#[test]
+fn rules_tell_where_they_applied_and_where_not() {
+    let place = Place::with(&["transformer_block.onnx"]);
+    let model = "transformer_block.onnx";
+    let report = |more: &[&str]| -> Value {
+        let arguments = [&[model, "--json", "--no-verify", "-o", "out.onnx"], more].concat();
+        serde_json::from_slice(&place.run(&arguments).stdout).unwrap()
+    };
+    let rule = |report: &Value, name: &str| -> Value {
+        let rules = report["rules"].as_array().unwrap();
+        rules.iter().find(|rule| rule["rule"] == name).cloned().unwrap_or_default()
+    };
+    let plain = rule(&report(&[]), "layer_normalization");
+    assert!(plain["fired"].as_u64() > Some(0) && plain.get("at").is_none());
+    let explained = report(&["--explain"]);
+    let told = rule(&explained, "layer_normalization");
+    assert_eq!((&told["fired"], &told["at"]["count"]), (&plain["fired"], &plain["fired"]));
+    assert!(!told["at"]["first"].as_array().unwrap().is_empty());
+    // Fixtures are of opset 17: Gelu came with 20.
+    let gelu = rule(&explained, "gelu_erf");
+    assert_eq!(gelu["fired"], 0);
+    let reason = gelu["declined"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains("opset"), "{reason}");
+    let said = place.command(&[model, "--explain", "--no-verify", "-o", "out.onnx"]).assert().success();
+    let said = said.stdout(predicate::str::contains("layer_normalization applied "));
+    said.stdout(predicate::str::is_match("gelu_erf did not .*opset").unwrap());
+}
+
+#[test]
+fn a_target_leaves_out_what_is_slow_there() {
+    let place = Place::with(&["mnist_resnet.onnx"]);
+    let model = "mnist_resnet.onnx";
+    let fired = |profile: &str, more: &[&str]| {
+        let profile = format!("name = \"mine\"\nhighest_opset = 18\n{profile}");
+        fs::write(place.path("mine.toml"), profile).unwrap();
+        let names = applied(&place, &[&[model, "--json", "--target", "mine.toml"], more].concat());
+        names.contains_key("convolution_batch_normalization")
+    };
+    assert!(fired("", &[]));
+    let avoids = "avoid = [\"convolution_batch_normalization\"]";
+    assert!(!fired(avoids, &[]));
+    assert!(fired(avoids, &["--only", "convolution_batch_normalization"]));
+    for (profile, said) in
+        [("avoid = [\"no_such_rule\"]", "no_such_rule"), ("costs.Nothing = 1.0", "Nothing"), ("x = 1", "x")]
+    {
+        fs::write(place.path("bad.toml"), format!("name = \"bad\"\nhighest_opset = 18\n{profile}")).unwrap();
+        let refused = place.command(&[model, "--target", "bad.toml"]).assert().code(2);
+        refused.stderr(predicate::str::contains(said));
+    }
+    place.command(&[model, "--target", "abacus"]).assert().code(2);
+    for name in ["onnx", "onnxruntime", "tensorrt", "openvino", "tract"] {
+        let report: Value =
+            serde_json::from_slice(&place.run(&[model, "--json", "--target", name]).stdout).unwrap();
+        assert_eq!(report["target"], name);
+    }
+    fs::write(place.path("old.toml"), "name = \"old\"\nhighest_opset = 9").unwrap();
+    let said = place.command(&[model, "--target", "old.toml"]).assert().success();
+    said.stdout(predicate::str::contains("note: old runs operator sets up to 9"));
 }
 
 #[test]

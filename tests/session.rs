@@ -10,7 +10,7 @@ use onnx_opt::passes::pipeline::Rules;
 use onnx_opt::passes::rewrite::{ErrorClass, Patch, Rewrite, Rule, Site, Statistics};
 use onnx_opt::passes::{Pass, PassContext, PassManager, rules};
 use onnx_opt::report::{Report, Verification};
-use onnx_opt::session::{Effort, Error, Listener, Options, Source, Target, Trial, optimize_with};
+use onnx_opt::session::{Destination, Effort, Error, Listener, Options, Source, Trial, optimize_with};
 use onnx_opt::verify::Status;
 
 struct Silent;
@@ -82,7 +82,7 @@ fn optimized(output: &Path, effort: Effort, pipeline: &dyn Fn(u8) -> PassManager
     let program = Some(PathBuf::from(env!("CARGO_BIN_EXE_onnx-opt")));
     let options =
         Options { level: 2, effort, trial: Trial { program, ..Trial::default() }, ..Options::default() };
-    optimize_with(&Source::File(fixture), &Target::File(output.to_owned()), &options, &Silent, pipeline)
+    optimize_with(&Source::File(fixture), &Destination::File(output.to_owned()), &options, &Silent, pipeline)
 }
 
 fn status(report: &Report) -> &Status {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use onnx_opt::ir::Model;
 use onnx_opt::report::Report;
-use onnx_opt::session::{Effort, Listener, Options, Source, Target, load, optimize};
+use onnx_opt::session::{Destination, Effort, Listener, Options, Source, load, optimize};
 
 /// Longer texts nobody reviews; of these models the operators are counted.
 const MOST_LINES: usize = 200;
@@ -61,9 +61,13 @@ fn fixtures_at_level_2() {
     settings.bind(|| {
         for fixture in fixtures() {
             let result = folder.path().join(fixture.file_name().unwrap());
-            let report =
-                optimize(&Source::File(fixture.clone()), &Target::File(result.clone()), &options, &Silent)
-                    .unwrap();
+            let report = optimize(
+                &Source::File(fixture.clone()),
+                &Destination::File(result.clone()),
+                &options,
+                &Silent,
+            )
+            .unwrap();
             let model = load(&Source::File(result)).unwrap().model;
             let name = fixture.file_stem().unwrap().to_str().unwrap();
             insta::assert_snapshot!(name, text(&report, &model));

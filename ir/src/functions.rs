@@ -40,11 +40,11 @@ fn key_of_node(node: &Node) -> Key {
 
 impl Model {
     /// Replaces calls of model-local functions by the bodies of the functions, and drops functions that nothing
-    /// calls. `declined` hears which calls stay and why. Returns how many calls and functions went.
+    /// calls. `declined` hears calls of which function stay and why. Returns how many calls and functions went.
     ///
     /// A function is inlined if it does not lead to itself and its operators mean the same in the operator sets that
     /// the model imports.
-    pub fn inline_functions(&mut self, declined: &mut dyn FnMut(String)) -> usize {
+    pub fn inline_functions(&mut self, declined: &mut dyn FnMut(&str, String)) -> usize {
         if self.rest.functions.is_empty() {
             return 0;
         }
@@ -60,7 +60,7 @@ impl Model {
         if total <= MAX_NODES {
             changes += plan.inline(&mut self.graph, declined);
         } else {
-            declined(format!("the model would have {total} nodes"));
+            declined("the model", format!("it would have {total} nodes"));
         }
 
         let called = called(&self.graph, &functions);
@@ -143,7 +143,7 @@ impl<'a> Plan<'a> {
     fn new(
         functions: &'a [FunctionProto],
         imports: &mut Vec<OperatorSetIdProto>,
-        declined: &mut dyn FnMut(String),
+        declined: &mut dyn FnMut(&str, String),
     ) -> Self {
         let mut plan = Self { all: functions, functions: FxHashMap::default(), sizes: FxHashMap::default() };
         for function in functions {
@@ -178,10 +178,8 @@ impl<'a> Plan<'a> {
                 }
             });
             if let Some(operator) = reason {
-                declined(format!(
-                    "{}: {operator} means something else in the model's opset",
-                    function.name()
-                ));
+                let reason = format!("{operator} means something else in the model's opset");
+                declined(function.name(), reason);
                 continue;
             }
             for (domain, version) in missing {
@@ -239,7 +237,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Inlines calls in a graph and its bodies until none is left; returns how many.
-    fn inline(&self, graph: &mut Graph, declined: &mut dyn FnMut(String)) -> usize {
+    fn inline(&self, graph: &mut Graph, declined: &mut dyn FnMut(&str, String)) -> usize {
         let mut inlined = 0;
         let mut refused: FxHashSet<NodeId> = FxHashSet::default();
         loop {
@@ -262,7 +260,7 @@ impl<'a> Plan<'a> {
                 }) {
                     Ok(()) => inlined += 1,
                     Err(reason) => {
-                        declined(format!("{name}: {reason}"));
+                        declined(&name, reason);
                         refused.insert(id);
                     }
                 }
@@ -510,7 +508,7 @@ mod tests {
     /// Operators after inlining, what went, and what was declined.
     fn inline(model: &mut Model) -> (Vec<String>, usize, Vec<String>) {
         let mut declined = Vec::new();
-        let changes = model.inline_functions(&mut |reason| declined.push(reason));
+        let changes = model.inline_functions(&mut |name, reason| declined.push(format!("{name}: {reason}")));
         model.graph.sort().unwrap();
         check(model).unwrap();
         let nodes = export(model).graph.unwrap().node;
@@ -661,7 +659,7 @@ mod tests {
             function("A", "a", "b", vec![node("local.B", "a", "b")]),
             function("B", "a", "b", vec![node("local.A", "a", "b")]),
         ];
-        let plan = Plan::new(&ring, &mut imports(&[("", 17), ("local", 1)]), &mut |_| {});
+        let plan = Plan::new(&ring, &mut imports(&[("", 17), ("local", 1)]), &mut |_, _| {});
         assert!(plan.sizes.is_empty());
 
         let mut bomb = vec![function("F0", "a", "b", vec![node("Relu", "a", "b")])];

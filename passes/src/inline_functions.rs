@@ -19,9 +19,9 @@ impl Pass for InlineFunctions {
 
     fn run_model(&self, model: &mut Model, context: &PassContext<'_>, statistics: &mut Statistics) {
         let declined = &mut statistics.declined;
-        let changes = model.inline_functions(&mut |reason| {
+        let changes = model.inline_functions(&mut |function, reason| {
             if context.explain {
-                *declined.entry(("inline_functions", reason)).or_default() += 1;
+                declined.insert(("inline_functions", function.to_owned()), reason);
             }
         });
         if changes > 0 {

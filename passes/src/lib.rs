@@ -17,8 +17,10 @@ pub mod pass;
 pub mod pipeline;
 pub mod raise_ir_version;
 pub mod rules;
+pub mod target;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
 pub use pass::{FoldBudget, Pass, PassContext, PassError, PassManager, PassReport};
 pub use pipeline::pipeline;
+pub use target::{Target, TargetError};

@@ -8,6 +8,7 @@ use onnx_opt_ir::{CheckError, Graph, Model, NodeId, check};
 use thiserror::Error;
 
 use crate::rewrite::Statistics;
+use crate::target::Target;
 
 /// What the user asked of the passes, and what they may use.
 #[derive(Clone, Default)]
@@ -16,6 +17,8 @@ pub struct PassContext<'a> {
     pub skip: BTreeSet<String>,
     /// Names of the only passes and rules to apply; empty for all.
     pub only: BTreeSet<String>,
+    /// Where the model will run.
+    pub target: Target,
     /// Keep the reasons of declined matches.
     pub explain: bool,
     /// Folds constants through operators that the built-in evaluator does not know.
@@ -44,9 +47,13 @@ impl Default for FoldBudget {
 }
 
 impl PassContext<'_> {
-    /// Whether a pass or rule of this name is to be applied.
+    /// Whether a pass or rule of this name is to be applied. One that the user names is, whatever the target avoids.
     pub fn allows(&self, name: &str) -> bool {
-        !self.skip.contains(name) && (self.only.is_empty() || self.only.contains(name))
+        let wanted = match self.only.is_empty() {
+            true => !self.target.avoid.contains(name),
+            false => self.only.contains(name),
+        };
+        wanted && !self.skip.contains(name)
     }
 }
 
@@ -175,7 +182,7 @@ impl PassManager {
             let selected = if pass.rules().is_empty() {
                 context.allows(pass.name())
             } else {
-                !context.skip.contains(pass.name())
+                !context.skip.contains(pass.name()) && !context.target.avoid.contains(pass.name())
             };
             if !selected {
                 continue;

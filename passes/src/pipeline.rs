@@ -59,6 +59,23 @@ impl Rules {
     pub fn new(class: ErrorClass, rules: Vec<Box<dyn Rule>>) -> Self {
         Self { class, rules }
     }
+
+    /// Why a rule must not fire, unless the user names it.
+    fn veto(&self, rule: &dyn Rule, context: &PassContext<'_>) -> Option<String> {
+        if context.only.contains(rule.name()) {
+            return None;
+        }
+        if !context.allows(rule.name()) {
+            return Some(format!("{} avoids it", context.target.name));
+        }
+        match rule.class() {
+            class if class <= self.class => None,
+            ErrorClass::Approximate => {
+                Some("it is approximate, and applies only where --only names it".to_owned())
+            }
+            class => Some(format!("this level is {} and it is {class}", self.class)),
+        }
+    }
 }
 
 impl Pass for Rules {
@@ -75,12 +92,15 @@ impl Pass for Rules {
     }
 
     fn run(&self, graph: &mut onnx_opt_ir::Graph, context: &PassContext<'_>, statistics: &mut Statistics) {
-        // An approximate rule applies only where it is asked for by name.
-        let applies = |rule: &&dyn Rule| {
-            context.allows(rule.name()) && (rule.class() <= self.class || context.only.contains(rule.name()))
+        let wanted = |rule: &&dyn Rule| {
+            let named = context.only.is_empty() || context.only.contains(rule.name());
+            named && !context.skip.contains(rule.name())
         };
-        let selected = self.rules.iter().map(|rule| &**rule).filter(applies);
-        Rewriter::new(selected).explaining(context.explain).run(graph, statistics);
+        let rules = self.rules.iter().map(|rule| &**rule).filter(wanted);
+        Rewriter::with_vetoes(rules.map(|rule| (rule, self.veto(rule, context))))
+            .for_target(&context.target)
+            .explaining(context.explain)
+            .run(graph, statistics);
     }
 }
 

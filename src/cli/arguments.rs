@@ -7,8 +7,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use onnx_opt::interface::{Size, Sizes};
 use onnx_opt::opset::Opset;
+use onnx_opt::passes::Target;
 use onnx_opt::passes::opset::HIGHEST;
-use onnx_opt::session::{Effort, Options, Source, Target, Trial};
+use onnx_opt::session::{Destination, Effort, Options, Source, Trial};
 use onnx_opt::verify::EngineChoice;
 
 const EXAMPLES: &str = "\
@@ -16,9 +17,11 @@ Examples:
   onnx-opt resnet.onnx                       writes resnet.opt.onnx and says what changed
   onnx-opt resnet.onnx -o small.onnx -O1     only rewrites that give the same bits
   onnx-opt bert.onnx --skip gelu_erf         without one rule (see `onnx-opt rules`)
+  onnx-opt bert.onnx --target tensorrt       for one runtime alone
   onnx-opt bert.onnx --input ids=1,128       fixes the sizes of an input in the result
   onnx-opt bert.onnx --size batch=4 --seed 7 steers the random inputs that it is compared on
   onnx-opt net.onnx --data samples/          compares on inputs of yours
+  onnx-opt net.onnx --explain                where rules applied, and where not and why
   onnx-opt net.onnx --json -o out.onnx       the report as JSON
   cat net.onnx | onnx-opt - > out.onnx       as part of a pipe
   onnx-opt inspect net.onnx                  what a model holds and costs
@@ -36,6 +39,18 @@ Levels:
 
   Rules that only approximate apply where --only names them. Names, order, types and sizes of inputs \
 and outputs stay unless --input changes them.
+
+Targets:
+  A profile says what a runtime has and what is slow there; rules that make models slower there are \
+left out unless --only names them. `onnx`, the default, stands for all: standard operators, and \
+nothing that onnxruntime is slow at. A file of yours holds what theirs do:
+
+    name = \"mine\"
+    highest_opset = 17
+    avoid = [\"gelu_erf\"]                  # rules and passes
+    contrib = [\"com.microsoft:BiasGelu\"]  # operators outside the standard that may be emitted
+    [costs]                                # beside an elementwise operator's 1; inf: there is none
+    HardSwish = inf
 
 Verification:
   Original and result run on the same inputs in a process of its own, with limits on time and memory. \
@@ -100,6 +115,9 @@ pub struct Optimize {
     /// rule needs that makes the model smaller [default: keep, from -O3 on auto]
     #[arg(long, value_name = "VERSION", value_parser = opset, help_heading = "Rewriting")]
     opset: Option<Opset>,
+    /// Where the result will run: onnx, onnxruntime, tensorrt, openvino, tract, or a profile of yours
+    #[arg(long, value_name = "NAME|FILE.toml", default_value = "onnx", value_parser = target, help_heading = "Rewriting")]
+    pub target: Target,
     /// Print the graph to standard error after this pass
     #[arg(long, value_name = "PASS", help_heading = "Rewriting")]
     pub print_after: Option<String>,
@@ -196,6 +214,19 @@ fn opset(text: &str) -> Result<Opset, String> {
     }
 }
 
+/// The profile of a runtime.
+fn target(text: &str) -> Result<Target, String> {
+    if let Some(target) = Target::named(text) {
+        return Ok(target);
+    }
+    if Path::new(text).extension() != Some(OsStr::new("toml")) {
+        let names: Vec<&str> = Target::names().collect();
+        return Err(format!("expected one of {} or a file that ends in .toml", names.join(", ")));
+    }
+    let profile = std::fs::read_to_string(text).map_err(|error| error.to_string())?;
+    Target::parse(&profile).map_err(|error| error.to_string())
+}
+
 fn tolerance(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(number) if number >= 0.0 => Ok(number),
@@ -282,9 +313,12 @@ pub struct Say {
     /// Print nothing but errors (and JSON, where asked for)
     #[arg(short, long, help_heading = "Output")]
     pub quiet: bool,
-    /// Print also what each pass and rule did, and why near matches were declined
+    /// Print also what each pass and rule did
     #[arg(short, long, conflicts_with = "quiet", help_heading = "Output")]
     pub verbose: bool,
+    /// Print also where each rule applied, and where it nearly did and why not
+    #[arg(long, conflicts_with = "quiet", help_heading = "Output")]
+    pub explain: bool,
 }
 
 /// Everything but the main task.
@@ -403,17 +437,17 @@ impl Optimize {
     }
 
     /// As asked; else `a.opt.onnx` beside `a.onnx`, and standard output for standard input.
-    pub fn target(&self, source: &Source) -> Target {
+    pub fn destination(&self, source: &Source) -> Destination {
         match (&self.output, source) {
-            (Some(path), _) if path == Path::new("-") => Target::Stdout,
-            (Some(path), _) => Target::File(path.clone()),
-            (None, Source::Stdin) => Target::Stdout,
+            (Some(path), _) if path == Path::new("-") => Destination::Stdout,
+            (Some(path), _) => Destination::File(path.clone()),
+            (None, Source::Stdin) => Destination::Stdout,
             (None, Source::File(path)) => {
                 let bare = path.extension() == Some(OsStr::new("onnx"));
                 let mut name =
                     if bare { path.file_stem() } else { path.file_name() }.unwrap_or_default().to_owned();
                 name.push(".opt.onnx");
-                Target::File(path.with_file_name(name))
+                Destination::File(path.with_file_name(name))
             }
         }
     }
@@ -428,8 +462,9 @@ impl Optimize {
             opset: self.opset,
             skip: self.skip.iter().cloned().collect(),
             only: self.only.iter().cloned().collect(),
+            target: self.target.clone(),
             print_after: self.print_after.clone(),
-            explain: self.say.verbose,
+            explain: self.say.explain,
         };
         for (name, given) in self.inputs.iter().cloned() {
             match given {
@@ -479,12 +514,12 @@ mod tests {
 
     #[test]
     fn the_result_lies_beside_the_model() {
-        let target = |model: &str| {
+        let destination = |model: &str| {
             let arguments = optimize(&[model]);
-            arguments.target(&arguments.source())
+            arguments.destination(&arguments.source())
         };
-        assert_eq!(target("a/net.onnx"), Target::File("a/net.opt.onnx".into()));
-        assert_eq!(target("net.v2"), Target::File("net.v2.opt.onnx".into()));
-        assert_eq!(target("-"), Target::Stdout);
+        assert_eq!(destination("a/net.onnx"), Destination::File("a/net.opt.onnx".into()));
+        assert_eq!(destination("net.v2"), Destination::File("net.v2.opt.onnx".into()));
+        assert_eq!(destination("-"), Destination::Stdout);
     }
 }

@@ -4,8 +4,8 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use onnx_opt::ir::{self, Model};
-use onnx_opt::report::{Macs, Report, Skipped, Summary, Verification};
-use onnx_opt::session::{self, Error, Listener, Target};
+use onnx_opt::report::{Macs, Places, Report, Skipped, Summary, Verification};
+use onnx_opt::session::{self, Destination, Error, Listener};
 use onnx_opt::verify::{Status, VerifyReport};
 
 use super::arguments::Optimize;
@@ -17,17 +17,17 @@ use super::progress::Progress;
 /// Optimizes as the arguments say and prints the report.
 pub fn run(arguments: &Optimize) -> Result<(), Error> {
     let source = arguments.source();
-    let target = arguments.target(&source);
-    if target == Target::Stdout && io::stdout().is_terminal() {
+    let destination = arguments.destination(&source);
+    if destination == Destination::Stdout && io::stdout().is_terminal() {
         return Err(Error::ModelOnTerminal);
     }
-    interrupt::clean_up_in(match &target {
-        Target::File(path) => path.parent().map(Path::to_owned).unwrap_or_default(),
-        Target::Stdout => PathBuf::new(),
+    interrupt::clean_up_in(match &destination {
+        Destination::File(path) => path.parent().map(Path::to_owned).unwrap_or_default(),
+        Destination::Stdout => PathBuf::new(),
     });
-    let stream = if target == Target::Stdout { Stream::Err } else { Stream::Out };
+    let stream = if destination == Destination::Stdout { Stream::Err } else { Stream::Out };
     let listener = Screen { progress: Progress::new(arguments.say.quiet) };
-    let report = session::optimize(&source, &target, &arguments.options(), &listener)?;
+    let report = session::optimize(&source, &destination, &arguments.options(), &listener)?;
     drop(listener);
     if arguments.say.json {
         stream.print_json(&report)
@@ -60,6 +60,9 @@ fn text(report: &Report, verbose: bool, stream: Stream) -> String {
         stream.paint(TITLE, &format!("{} -> {} (O{})", report.input, report.output, report.level))
     );
     text += &numbers(Some(&["", "before", "after", "change"]), comparison(&report.before, &report.after));
+    if let Some(rules) = rules(report) {
+        text += &format!(" rules: {rules}\n");
+    }
     text += &format!(" time: {}\n", times(report));
     let verification = match &report.verification {
         Verification::Skipped(Skipped::Off) => "not verified, as asked".to_owned(),
@@ -70,6 +73,7 @@ fn text(report: &Report, verbose: bool, stream: Stream) -> String {
     if verbose {
         text += &passes(report);
     }
+    text += &explanation(report);
     for name in &report.left_out {
         text +=
             &format!(" {} `{name}` was left out: with it the result differs\n", stream.paint(NOTE, "note:"));
@@ -158,9 +162,42 @@ fn passes(report: &Report) -> String {
             applied.map(|(rule, times)| vec![format!("  {rule}"), format!("{times} times"), String::new()]),
         );
     }
-    let mut text = numbers(Some(&["pass", "nodes", "time"]), rows);
-    for (rule, reason, times) in report.passes.iter().flat_map(|pass| &pass.declined) {
-        text += &format!(" declined {rule} {times} times: {reason}\n");
+    numbers(Some(&["pass", "nodes", "time"]), rows)
+}
+
+/// So many rules are named in the table.
+const NAMED_RULES: usize = 6;
+
+/// The rules that did most, in a line.
+fn rules(report: &Report) -> Option<String> {
+    let applied: Vec<_> = report.rules.iter().filter(|rule| rule.fired > 0).collect();
+    let first = applied.iter().take(NAMED_RULES).map(|rule| format!("{} {}", rule.rule, rule.fired));
+    let mut words: Vec<String> = first.collect();
+    if applied.len() > NAMED_RULES {
+        words.push(format!("{} more", applied.len() - NAMED_RULES));
+    }
+    (!words.is_empty()).then(|| words.join(", "))
+}
+
+/// Where each rule applied, and where it did not and why.
+fn explanation(report: &Report) -> String {
+    let mut text = String::new();
+    for rule in &report.rules {
+        if let Some(at) = &rule.at {
+            text += &format!(" {} applied {}\n", rule.rule, places(at));
+        }
+        for declined in &rule.declined {
+            text += &format!(" {} did not {}: {}\n", rule.rule, places(&declined.at), declined.reason);
+        }
     }
     text
+}
+
+fn places(places: &Places) -> String {
+    let times = if places.count == 1 { "once".to_owned() } else { format!("{} times", places.count) };
+    let more = match places.count - places.first.len() {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    format!("{times} (at {}{more})", places.first.join(", "))
 }

@@ -318,7 +318,7 @@ impl TractExecutor {
         let document = read_bytes(Bytes::copy_from_slice(bytes)).map_err(failed)?;
         let untouched = document.model.clone();
         let mut model = import(document).map_err(failed)?;
-        let inlined = model.inline_functions(&mut |_| {}) > 0;
+        let inlined = model.inline_functions(&mut |_, _| {}) > 0;
         let lowered = lower(&mut model)? || inlined;
         self.check(&model.graph)?;
         if branches::may_give_constants(&model.graph) {

@@ -1,5 +1,6 @@
 //! What a model holds and costs, and what was done to it.
 
+mod explanation;
 mod macs;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,6 +10,7 @@ use onnx_opt_ir::graph::{Form, Producer};
 use onnx_opt_ir::{Graph, Model, Node, Tensor};
 use serde::Serialize;
 
+pub use explanation::{Declined, Places, RuleReport, explain};
 pub use macs::Macs;
 
 use crate::verify::VerifyReport;
@@ -115,9 +117,12 @@ pub struct Pass {
     pub nodes_after: usize,
     /// Applications by rule.
     pub applied: BTreeMap<&'static str, usize>,
-    /// Why near matches were declined: rule, reason, how often.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub declined: Vec<(&'static str, String, usize)>,
+    /// Where, by rule, if that was asked for.
+    #[serde(skip)]
+    pub places: BTreeMap<&'static str, Vec<String>>,
+    /// Why not, by rule and place, if that was asked for.
+    #[serde(skip)]
+    pub declined: BTreeMap<(&'static str, String), String>,
 }
 
 /// How the result was held against the original.
@@ -149,6 +154,8 @@ pub struct Report {
     pub output: String,
     /// Level of optimization.
     pub level: u8,
+    /// Where it will run.
+    pub target: String,
     /// As it was.
     pub before: Summary,
     /// As it is.
@@ -157,6 +164,9 @@ pub struct Report {
     pub stages: Vec<Stage>,
     /// What the passes did.
     pub passes: Vec<Pass>,
+    /// How often each rule applied; where, and where not and why, if that was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<RuleReport>,
     /// How the result was held against the original.
     pub verification: Verification,
     /// Rules and passes that were left out because their result differed.

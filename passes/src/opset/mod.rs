@@ -102,7 +102,7 @@ pub fn raise(model: &mut Model, target: i64) -> Result<usize, RaiseError> {
         return Err(RaiseError::ListedConstants);
     }
     if left_behind(&raised, target).is_some() {
-        raised.inline_functions(&mut |_| {});
+        raised.inline_functions(&mut |_, _| {});
     }
     if let Some((function, op_type)) = left_behind(&raised, target) {
         return Err(RaiseError::Function { function, op_type, target });

@@ -2,24 +2,37 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use onnx_opt_ir::{Graph, NodeId, ValueId};
+use onnx_opt_ir::{Graph, Node, NodeId, ValueId};
 use rustc_hash::FxHashMap;
 
-use super::commit::commit;
-use super::{Miss, Rule, Site};
+use super::admit::admit;
+use super::commit::{Touched, commit};
+use super::{Miss, Patch, Rule, Site};
+use crate::target::Target;
 
-/// How often each rule fired, and how often it was declined for which reason.
+/// How often each rule fired, and, where explanations are wanted, where it did and where it nearly did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
     /// Applications by rule.
     pub fired: BTreeMap<&'static str, usize>,
-    /// Matches that were declined, by rule and reason.
-    pub declined: BTreeMap<(&'static str, String), usize>,
+    /// Where it did, by rule.
+    pub places: BTreeMap<&'static str, Vec<String>>,
+    /// Why it did not, by rule and place.
+    pub declined: BTreeMap<(&'static str, String), String>,
+}
+
+/// A rule that may be kept from firing.
+struct Candidate<'r> {
+    rule: &'r dyn Rule,
+    /// Why it must not fire, if it must not: it is only tried where explanations are wanted.
+    veto: Option<String>,
 }
 
 /// A set of rules by root operator.
 pub struct Rewriter<'r> {
-    rules: FxHashMap<&'static str, Vec<&'r dyn Rule>>,
+    rules: FxHashMap<&'static str, Vec<Candidate<'r>>>,
+    /// What must take the replacements.
+    target: Option<&'r Target>,
     /// Keep the reasons of declined matches.
     explain: bool,
 }
@@ -34,16 +47,28 @@ const FUEL_PER_NODE: usize = 16;
 impl<'r> Rewriter<'r> {
     /// The rules, tried in this order at each node.
     pub fn new(rules: impl IntoIterator<Item = &'r dyn Rule>) -> Self {
-        let mut by_root: FxHashMap<&'static str, Vec<&'r dyn Rule>> = FxHashMap::default();
-        for rule in rules {
-            for root in rule.roots() {
-                by_root.entry(root).or_default().push(rule);
-            }
-        }
-        Self { rules: by_root, explain: false }
+        Self::with_vetoes(rules.into_iter().map(|rule| (rule, None)))
     }
 
-    /// Keeps the reasons of declined matches in the statistics.
+    /// The rules, tried in this order at each node, and why one must not fire.
+    pub fn with_vetoes(rules: impl IntoIterator<Item = (&'r dyn Rule, Option<String>)>) -> Self {
+        let mut by_root: FxHashMap<&'static str, Vec<Candidate<'r>>> = FxHashMap::default();
+        for (rule, veto) in rules {
+            for root in rule.roots() {
+                by_root.entry(root).or_default().push(Candidate { rule, veto: veto.clone() });
+            }
+        }
+        Self { rules: by_root, target: None, explain: false }
+    }
+
+    /// Declines replacements that the target does not have or that cost more there.
+    #[must_use]
+    pub fn for_target(mut self, target: &'r Target) -> Self {
+        self.target = Some(target);
+        self
+    }
+
+    /// Keeps places, and the reasons of declined matches, in the statistics.
     #[must_use]
     pub fn explaining(mut self, explain: bool) -> Self {
         self.explain = explain;
@@ -80,38 +105,62 @@ impl<'r> Rewriter<'r> {
     }
 
     /// Tries the rules of one node; the first that fires ends the visit.
-    fn visit(
-        &self,
-        graph: &mut Graph,
-        id: NodeId,
-        statistics: &mut Statistics,
-    ) -> Option<super::commit::Touched> {
+    fn visit(&self, graph: &mut Graph, id: NodeId, statistics: &mut Statistics) -> Option<Touched> {
         let node = graph.get_node(id)?;
         if !node.is(node.op_type()) {
             return None;
         }
-        let rules = self.rules.get(node.op_type())?;
-        for rule in rules {
-            if rule.since() > graph.opset() {
+        let candidates = self.rules.get(node.op_type())?;
+        for Candidate { rule, veto } in candidates {
+            let newer = rule.since() > graph.opset();
+            let may_fire = !newer && veto.is_none();
+            if !may_fire && !self.explain {
                 continue;
             }
-            let outcome = rule.rewrite(&Site { graph, root: id });
-            let reason = match outcome {
-                Ok(patch) => match commit(graph, id, patch) {
-                    Ok(touched) => {
-                        *statistics.fired.entry(rule.name()).or_default() += 1;
-                        return Some(touched);
+            let reason = match rule.rewrite(&Site { graph, root: id }) {
+                Ok(_) if newer => {
+                    format!("opset {} has it first, the model is of {}", rule.since(), graph.opset())
+                }
+                Ok(_) if !may_fire => veto.clone().unwrap_or_default(),
+                Ok(patch) => {
+                    let place = self.explain.then(|| place(graph, graph.node(id)));
+                    match self.try_commit(graph, id, patch) {
+                        Ok(touched) => {
+                            *statistics.fired.entry(rule.name()).or_default() += 1;
+                            if let Some(place) = place {
+                                statistics.declined.remove(&(rule.name(), place.clone()));
+                                statistics.places.entry(rule.name()).or_default().push(place);
+                            }
+                            return Some(touched);
+                        }
+                        Err(reason) => reason,
                     }
-                    Err(error) => error.to_string(),
-                },
+                }
                 Err(Miss::NoMatch) => continue,
                 Err(Miss::Declined(reason)) => reason,
             };
             if self.explain {
-                *statistics.declined.entry((rule.name(), reason)).or_default() += 1;
+                let place = place(graph, graph.node(id));
+                statistics.declined.insert((rule.name(), place), reason);
             }
         }
         None
+    }
+
+    fn try_commit(&self, graph: &mut Graph, root: NodeId, patch: Patch) -> Result<Touched, String> {
+        if let Some(target) = self.target {
+            admit(target, graph, &patch)?;
+        }
+        commit(graph, root, patch).map_err(|error| error.to_string())
+    }
+}
+
+/// What a node is called in explanations: its name, or that of its first result.
+pub fn place(graph: &Graph, node: &Node) -> String {
+    let first = || node.outputs().iter().flatten().next().map(|&value| graph.display_name(value));
+    match node.name() {
+        Some(name) if !name.is_empty() => name.to_owned(),
+        _ => first().unwrap_or_default(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Local rewrites: what a rule is, how it matches, and the engine that applies a set of rules until none fires.
 
+mod admit;
 mod commit;
 mod engine;
 mod function;
@@ -8,7 +9,7 @@ pub(crate) mod language;
 mod patch;
 mod pattern;
 
-pub use engine::{Rewriter, Statistics};
+pub use engine::{Rewriter, Statistics, place};
 pub use function::FunctionRule;
 pub use language::DeclaredRule;
 pub use patch::{Operand, Patch};

@@ -39,9 +39,10 @@ fn over_axis(site: &Site<'_>, op_type: &str, x: ValueId, sum: ValueId, top: Opti
     if let Some(top) = top {
         ensure(self::axis(site, x, top)? == axis, "maximum and sum are over different axes")?;
     }
-    // Before opset 13, the operator takes all axes from this one on for one.
+    // Before opset 13, the operator takes all axes from this one on for one. From then on, onnxruntime transposes for
+    // other axes, and takes ten times as long as without the operator.
     let last = site.graph.rank(x).is_some_and(|rank| axis + 1 == rank);
-    ensure(last || site.graph.opset() >= 13, "the axis is not the last one")?;
+    ensure(last, "the axis is not the last one")?;
     let mut patch = Patch::new();
     let axis = i64::try_from(axis).map_err(|_| "the axis is out of range")?;
     let new = patch.node(op_type, [x], Attributes::from_pairs([("axis", axis.into())]));
@@ -107,7 +108,7 @@ pub fn examples() -> Vec<crate::testing::Example> {
             let t = sum(f, e, if fires { 2 } else { 1 });
             f.op("Div", &[e, t])
         }),
-        // Before opset 13, over an inner axis.
+        // Over an inner axis.
         example("softmax_of_exp", 11, |f, x, fires| {
             let axis = if fires { -1 } else { 1 };
             let top = maximum(f, x, axis);
@@ -119,7 +120,7 @@ pub fn examples() -> Vec<crate::testing::Example> {
         }),
         example("softmax_of_unshifted_exp", 13, |f, x, fires| {
             let e = f.op("Exp", &[x]);
-            let t = sum(f, e, 1);
+            let t = sum(f, e, 2);
             if fires { f.op("Div", &[e, t]) } else { f.op("Div", &[t, e]) }
         }),
         example("log_softmax_of_exp", 13, |f, x, fires| {
@@ -132,7 +133,7 @@ pub fn examples() -> Vec<crate::testing::Example> {
         }),
         example("log_softmax_of_log_sum_exp", 13, |f, x, fires| {
             let node =
-                NewNode::new("ReduceLogSumExp", [x]).with("axes", if fires { vec![1] } else { vec![1, 2] });
+                NewNode::new("ReduceLogSumExp", [x]).with("axes", if fires { vec![2] } else { vec![1, 2] });
             let t = f.node(node);
             f.op("Sub", &[x, t])
         }),

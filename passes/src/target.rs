@@ -1,0 +1,176 @@
+//! Where a model will run: what a runtime has, and what is slow there.
+//!
+//! The profiles of this crate lie in `passes/targets/`; a user's own has the same form.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use onnx_opt_ir::schema::{canonical_domain, versions};
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::pipeline::pipeline;
+
+/// What a runtime has, and what is slow there.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// Name for the command line.
+    pub name: String,
+    /// The highest version of the default operator set that it runs.
+    pub highest_opset: i64,
+    /// Operators outside the standard that a rewrite may emit, as in `com.microsoft:BiasGelu`.
+    #[serde(default)]
+    pub contrib: BTreeSet<String>,
+    /// Rules and passes that make models slower there. They apply only where the user names them.
+    #[serde(default)]
+    pub avoid: BTreeSet<String>,
+    /// What a node of an operator costs there beside an elementwise one on the same data, which costs 1, as does what
+    /// is not listed. `inf` for operators that it does not have. A rewrite with a listed operator must cost no more
+    /// than what it replaces.
+    #[serde(default)]
+    pub costs: BTreeMap<String, f64>,
+}
+
+/// Why a profile cannot be used.
+#[derive(Debug, Error)]
+pub enum TargetError {
+    /// It is not TOML, or not of the form of a profile.
+    #[error("{0}")]
+    Form(#[from] toml::de::Error),
+    /// It names a rule that is not there.
+    #[error("`avoid` names `{0}`, which is no pass and no rule")]
+    NoSuchRule(String),
+    /// It gives a cost to an operator that neither the standard nor its own list of operators has.
+    #[error("`costs` names `{0}`, which is no operator of the standard and not in `contrib`")]
+    NoSuchOperator(String),
+    /// A cost is negative or not a number.
+    #[error("the cost of `{0}` is negative or not a number")]
+    Cost(String),
+    /// An operator outside the standard without its domain.
+    #[error("`contrib` names `{0}`, which is not of the form domain:Operator")]
+    NoDomain(String),
+    /// The default operator set has no such version.
+    #[error("`highest_opset` is {0}, which is no version of the default operator set")]
+    Opset(i64),
+}
+
+/// Name and text of each profile of this crate, the default one first.
+const PROFILES: [(&str, &str); 5] = [
+    ("onnx", include_str!("../targets/onnx.toml")),
+    ("onnxruntime", include_str!("../targets/onnxruntime.toml")),
+    ("tensorrt", include_str!("../targets/tensorrt.toml")),
+    ("openvino", include_str!("../targets/openvino.toml")),
+    ("tract", include_str!("../targets/tract.toml")),
+];
+
+impl Target {
+    /// Names of the profiles of this crate, the default one first.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        PROFILES.iter().map(|(name, _)| *name)
+    }
+
+    /// The profile of this name; `None` if this crate has none.
+    pub fn named(name: &str) -> Option<Self> {
+        let (_, text) = PROFILES.iter().find(|(known, _)| *known == name)?;
+        // A test reads them all.
+        Self::parse(text).ok()
+    }
+
+    /// Reads a profile.
+    ///
+    /// # Errors
+    /// If it is not one, or names rules or operators that are not there.
+    pub fn parse(text: &str) -> Result<Self, TargetError> {
+        let target: Self = toml::from_str(text)?;
+        if target.highest_opset < 1 {
+            return Err(TargetError::Opset(target.highest_opset));
+        }
+        if let Some(name) = target.contrib.iter().find(|name| !name.contains(':')) {
+            return Err(TargetError::NoDomain(name.clone()));
+        }
+        let manager = pipeline(3);
+        let known = manager.names();
+        if let Some(name) = target.avoid.iter().find(|name| !known.contains(name.as_str())) {
+            return Err(TargetError::NoSuchRule(name.clone()));
+        }
+        for (name, cost) in &target.costs {
+            let (domain, op_type) = name.split_once(':').unwrap_or(("", name));
+            if versions(domain, op_type).is_empty() && !target.contrib.contains(name) {
+                return Err(TargetError::NoSuchOperator(name.clone()));
+            }
+            if cost.is_nan() || *cost < 0.0 {
+                return Err(TargetError::Cost(name.clone()));
+            }
+        }
+        Ok(target)
+    }
+
+    /// What a node of an operator costs, if the profile says so.
+    pub fn listed_cost(&self, domain: &str, op_type: &str) -> Option<f64> {
+        match canonical_domain(domain) {
+            "" => self.costs.get(op_type),
+            domain => self.costs.get(&format!("{domain}:{op_type}")),
+        }
+        .copied()
+    }
+
+    /// Whether a rewrite may emit an operator of this domain.
+    pub fn has(&self, domain: &str, op_type: &str) -> bool {
+        !versions(domain, op_type).is_empty() || self.contrib.contains(&format!("{domain}:{op_type}"))
+    }
+}
+
+impl Default for Target {
+    /// Standard operators alone, at which no known runtime is slow.
+    fn default() -> Self {
+        let latest = onnx_opt_ir::schema::latest_opset("").unwrap_or(1);
+        Self::named(PROFILES[0].0).unwrap_or(Self {
+            name: PROFILES[0].0.to_owned(),
+            highest_opset: latest,
+            contrib: BTreeSet::new(),
+            avoid: BTreeSet::new(),
+            costs: BTreeMap::new(),
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_profile_is_read_and_bears_its_name() {
+        for (name, text) in PROFILES {
+            let target = Target::parse(text).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(target.name, name);
+            assert_eq!(Target::named(name), Some(target));
+        }
+        assert_eq!(Target::default(), Target::named("onnx").unwrap());
+        assert!(Target::default().contrib.is_empty());
+        assert_eq!(Target::named("abacus"), None);
+    }
+
+    #[test]
+    fn a_profile_is_held_against_what_there_is() {
+        let parse = |rest: &str| Target::parse(&format!("name = \"mine\"\nhighest_opset = 17\n{rest}"));
+        let mine = parse("avoid = [\"gelu_erf\", \"inline_functions\"]\ncosts.Gelu = inf").unwrap();
+        assert_eq!(mine.listed_cost("ai.onnx", "Gelu"), Some(f64::INFINITY));
+        assert_eq!((mine.listed_cost("", "Erf"), mine.listed_cost("other", "Gelu")), (None, None));
+        assert!(mine.has("", "Gelu") && !mine.has("com.microsoft", "Gelu"));
+        let contrib = "contrib = [\"com.microsoft:Gelu\"]\n";
+        let mine = parse(&format!("{contrib}costs.\"com.microsoft:Gelu\" = 0.5")).unwrap();
+        assert!(mine.has("com.microsoft", "Gelu"));
+        assert_eq!(mine.listed_cost("com.microsoft", "Gelu"), Some(0.5));
+
+        assert!(matches!(parse("avoid = [\"gelu\"]"), Err(TargetError::NoSuchRule(name)) if name == "gelu"));
+        assert!(
+            matches!(parse("costs.Gelo = 1.0"), Err(TargetError::NoSuchOperator(name)) if name == "Gelo")
+        );
+        assert!(matches!(parse("costs.Gelu = -1.0"), Err(TargetError::Cost(_))));
+        assert!(matches!(parse("costs.Gelu = nan"), Err(TargetError::Cost(_))));
+        assert!(matches!(parse("contrib = [\"BiasGelu\"]"), Err(TargetError::NoDomain(_))));
+        assert!(matches!(parse("colour = 1"), Err(TargetError::Form(_))));
+        assert!(matches!(Target::parse("name = \"x\"\nhighest_opset = 0"), Err(TargetError::Opset(0))));
+    }
+}
