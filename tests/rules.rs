@@ -1,11 +1,14 @@
-//! Every rule computes what it replaced: its example, before and after, in an engine.
+//! Every rule computes what it replaced, and what Transposes move through computes what it did: their examples, before
+//! and after, in an engine.
 
 #![allow(clippy::unwrap_used)]
 
 use onnx_opt::ir::{Model, export};
-use onnx_opt::passes::rewrite::ErrorClass;
+use onnx_opt::passes::layout::{Layout, examples};
+use onnx_opt::passes::rewrite::{ErrorClass, Statistics};
 use onnx_opt::passes::rules;
 use onnx_opt::passes::testing::Fixture;
+use onnx_opt::passes::{Pass, PassContext};
 use onnx_opt::verify::{Status, VerifyOptions, verify};
 
 /// Rules with examples that tract cannot run, and why; onnxruntime checks them where `ORT_DYLIB_PATH` names it.
@@ -41,6 +44,28 @@ fn results_stay() {
             if report.status != Status::Verified && !is_excused(rule.name(), &report.status) {
                 wrong.push(format!("{}: {:?}", rule.name(), report.status));
             }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn results_stay_where_transposes_move() {
+    let program = assert_cmd::cargo::cargo_bin!("onnx-opt");
+    let mut wrong = Vec::new();
+    for example in examples::examples() {
+        let original: Model = example.graph.clone().into_model();
+        let mut moved: Fixture = example.graph;
+        let layout = Layout { class: ErrorClass::Rounding };
+        layout.run(&mut moved.graph, &PassContext::default(), &mut Statistics::default());
+        let options = VerifyOptions {
+            tolerance: Some(1e-5),
+            program: Some(program.to_path_buf()),
+            ..VerifyOptions::default()
+        };
+        let report = verify(&export(&original), &export(&moved.into_model()), &options);
+        if report.status != Status::Verified {
+            wrong.push(format!("{}: {:?}", example.name, report.status));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

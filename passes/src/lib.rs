@@ -11,6 +11,7 @@ pub mod fold;
 pub mod fold_constants;
 pub mod inline_functions;
 pub mod inline_if;
+pub mod layout;
 pub mod lift_constants;
 pub mod opset;
 pub mod pass;

@@ -6,6 +6,7 @@ use crate::fold::FoldShapes;
 use crate::fold_constants::FoldConstants;
 use crate::inline_functions::InlineFunctions;
 use crate::inline_if::InlineIf;
+use crate::layout::Layout;
 use crate::lift_constants::LiftConstants;
 use crate::pass::{Pass, PassContext, PassManager};
 use crate::raise_ir_version::RaiseIrVersion;
@@ -40,6 +41,8 @@ pub fn pipeline(level: u8) -> PassManager {
         Box::new(InlineIf),
         // Before the rules: a value with two twins looks shared, which blocks fusions.
         Box::new(CommonSubexpressions),
+        // Before the rules: Transposes lie between the operators that they merge.
+        Box::new(Layout { class }),
         Box::new(Rules::new(class, rules::all())),
         // Again: the rules leave equal constants and equal nodes behind.
         Box::new(CommonSubexpressions),

@@ -50,7 +50,7 @@ pub(super) fn broadcast(a: &[Dim], b: &[Dim]) -> Option<Vec<Dim>> {
 ///
 /// # Errors
 /// If it is not in `-rank..rank`.
-pub(super) fn axis(axis: i64, rank: usize) -> Result<usize, Miss> {
+pub(crate) fn axis(axis: i64, rank: usize) -> Result<usize, Miss> {
     let counted = if axis < 0 { axis.checked_add(rank as i64) } else { Some(axis) };
     match counted.and_then(|axis| usize::try_from(axis).ok()) {
         Some(axis) if axis < rank => Ok(axis),
@@ -63,7 +63,7 @@ pub(super) fn axis(axis: i64, rank: usize) -> Result<usize, Miss> {
 ///
 /// # Errors
 /// If it is there but not constant.
-pub(super) fn list(
+pub(crate) fn list(
     graph: &Graph,
     node: &Node,
     attribute: &str,
@@ -170,7 +170,7 @@ const UNARY: &[&str] = &[
 ];
 
 /// Operators of two tensors that work element by element.
-pub(super) const BINARY: &[&str] = &[
+pub(crate) const BINARY: &[&str] = &[
     "Add",
     "Sub",
     "Mul",
@@ -189,7 +189,7 @@ pub(super) const BINARY: &[&str] = &[
 ];
 
 /// Whether a node works on its first operand element by element, and on nothing else that has a shape.
-pub(super) fn is_unary(node: &Node) -> bool {
+pub(crate) fn is_unary(node: &Node) -> bool {
     UNARY.iter().any(|op_type| node.is(op_type))
 }
 

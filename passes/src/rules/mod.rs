@@ -12,7 +12,7 @@ pub mod concat;
 pub mod constant_chain;
 pub mod convolution;
 pub mod factor;
-mod facts;
+pub(crate) mod facts;
 pub mod gather;
 pub mod gemm;
 pub mod identity;

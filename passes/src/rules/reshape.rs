@@ -90,15 +90,21 @@ fn ensure_computed(graph: &Graph, operand: ValueId) -> Result<(), Miss> {
     found(if graph.constant(operand).is_none() { Some(()) } else { None })
 }
 
-/// The operand of a Reshape of `x` to the root's result: sizes as numbers, 0 where the axis of `x` in the same place
+/// The operand of a Reshape of `x` to the root's result; see [`sizes_for`].
+fn target(site: &Site<'_>, x: ValueId) -> Result<Vec<i64>, Miss> {
+    let result = shape(site.graph, site.output()?)?;
+    sizes_for(site.graph.shape(x).unwrap_or_default(), result, asked_rest(site))
+}
+
+/// The operand of a Reshape between these shapes: sizes as numbers, 0 where the axis of the operand in the same place
 /// has the size, and at most one -1.
 ///
-/// A runtime refuses a -1 beside a size of 0. So there is one only where the root has it already, or where no other
-/// size can be 0.
-fn target(site: &Site<'_>, x: ValueId) -> Result<Vec<i64>, Miss> {
-    let graph = site.graph;
-    let result = shape(graph, site.output()?)?;
-    let from = graph.shape(x).unwrap_or_default();
+/// A runtime refuses a -1 beside a size of 0. So there is one only where `rest` says that the model has it already, or
+/// where no other size can be 0.
+///
+/// # Errors
+/// If numbers, 0 and -1 cannot say the shape.
+pub(crate) fn sizes_for(from: &[Dim], result: &[Dim], rest: Option<usize>) -> Result<Vec<i64>, Miss> {
     let mut sizes = Vec::with_capacity(result.len());
     for (axis, size) in result.iter().enumerate() {
         sizes.push(match size.as_fixed() {
@@ -109,13 +115,13 @@ fn target(site: &Site<'_>, x: ValueId) -> Result<Vec<i64>, Miss> {
         });
     }
     let open: Vec<usize> = (0..sizes.len()).filter(|&axis| sizes[axis] == -1).collect();
-    let &[rest] = open.as_slice() else {
+    let &[only] = open.as_slice() else {
         ensure(open.is_empty(), "two sizes are open")?;
         return Ok(sizes);
     };
     let others_are_positive =
-        result.iter().enumerate().all(|(axis, size)| axis == rest || size.proves_positive());
-    ensure(others_are_positive || asked_rest(site) == Some(rest), "a size beside the open one may be 0")?;
+        result.iter().enumerate().all(|(axis, size)| axis == only || size.proves_positive());
+    ensure(others_are_positive || rest == Some(only), "a size beside the open one may be 0")?;
     Ok(sizes)
 }
 

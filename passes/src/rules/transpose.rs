@@ -5,8 +5,9 @@ use std::sync::Arc;
 use onnx_opt_ir::{Attributes, Dim, Graph, Node, Tensor};
 
 use super::chain::Chain;
-use super::facts::{BINARY, axis, only_use, shape};
+use super::facts::{BINARY, only_use, shape};
 use super::reshape::reshape_to;
+use crate::layout::permutation::Permutation;
 use crate::rewrite::{
     ErrorClass, FunctionRule, Miss, Operand, Patch, Rewrite, Rule, Site, ensure, found, language::finish,
 };
@@ -22,7 +23,7 @@ pub fn rules() -> Vec<Box<dyn Rule>> {
             roots: &["Transpose"],
             rewrite: |site| {
                 let perm = permutation(site.graph, site.node())?;
-                ensure(is_identity(&perm), "axes move")?;
+                ensure(perm.is_identity(), "axes move")?;
                 super::facts::becomes(site, site.input(0)?)
             },
         }),
@@ -61,37 +62,21 @@ pub fn rules() -> Vec<Box<dyn Rule>> {
     ]
 }
 
-/// The axis of the operand that each axis of the result is.
-fn permutation(graph: &Graph, node: &Node) -> Result<Vec<usize>, Miss> {
-    match node.ints("perm") {
-        Some(perm) => {
-            let perm: Vec<usize> =
-                perm.iter().map(|&from| axis(from, perm.len())).collect::<Result<_, _>>()?;
-            let mut sorted = perm.clone();
-            sorted.sort_unstable();
-            ensure(sorted.into_iter().eq(0..perm.len()), "an axis is named twice")?;
-            Ok(perm)
-        }
-        None => Ok((0..shape(graph, found(node.input(0))?)?.len()).rev().collect()),
-    }
+/// The order that a Transpose asks for.
+fn permutation(graph: &Graph, node: &Node) -> Result<Permutation, Miss> {
+    Permutation::of(graph, node).ok_or_else(|| "the order of the axes is not known".into())
 }
 
-fn is_identity(perm: &[usize]) -> bool {
-    perm.iter().enumerate().all(|(axis, &from)| from == axis)
+fn transposed(patch: &mut Patch, x: Operand, perm: &Permutation) -> Operand {
+    if perm.is_identity() {
+        return x;
+    }
+    patch.node("Transpose", [x], Attributes::from_pairs([("perm", perm.attribute().into())]))
 }
 
 /// `second` after `first`.
-fn composed(first: &[usize], second: &[usize]) -> Result<Vec<usize>, Miss> {
-    let at = |&axis: &usize| first.get(axis).copied();
-    second.iter().map(at).collect::<Option<_>>().ok_or_else(|| "ranks differ".into())
-}
-
-fn transposed(patch: &mut Patch, x: Operand, perm: &[usize]) -> Operand {
-    if is_identity(perm) {
-        return x;
-    }
-    let perm: Vec<i64> = perm.iter().map(|&axis| axis as i64).collect();
-    patch.node("Transpose", [x], Attributes::from_pairs([("perm", perm.into())]))
+fn composed(first: &Permutation, second: &Permutation) -> Result<Permutation, Miss> {
+    first.then(second).ok_or_else(|| "ranks differ".into())
 }
 
 fn transpose_transpose(site: &Site<'_>) -> Rewrite {
@@ -120,18 +105,14 @@ fn through_elementwise(site: &Site<'_>) -> Rewrite {
 }
 
 /// The constant that, transposed, is `tensor`; `None` for `tensor` itself.
-fn untransposed(tensor: &Arc<Tensor>, perm: &[usize]) -> Result<Option<Tensor>, Miss> {
-    let missing = perm.len().checked_sub(tensor.rank()).ok_or("a constant raises the rank")?;
+fn untransposed(tensor: &Arc<Tensor>, perm: &Permutation) -> Result<Option<Tensor>, Miss> {
+    let missing = perm.rank().checked_sub(tensor.rank()).ok_or("a constant raises the rank")?;
     if tensor.len() == 1 {
         return Ok(None);
     }
-    let mut inverse = vec![0; perm.len()];
-    for (axis, &from) in perm.iter().enumerate() {
-        *inverse.get_mut(from).ok_or("an axis is out of range")? = axis;
-    }
     let mut sizes = vec![1; missing];
     sizes.extend_from_slice(tensor.shape());
-    let moved = tensor.reshaped(&sizes).and_then(|tensor| tensor.transposed(&inverse));
+    let moved = tensor.reshaped(&sizes).and_then(|tensor| tensor.transposed(perm.inverse().axes()));
     moved.map(Some).ok_or_else(|| "a constant cannot be transposed".into())
 }
 
@@ -139,9 +120,8 @@ fn unit_axes(site: &Site<'_>) -> Rewrite {
     let x = site.input(0)?;
     let perm = permutation(site.graph, site.node())?;
     let sizes = shape(site.graph, x)?;
-    let moved: Vec<usize> =
-        perm.into_iter().filter(|&axis| sizes.get(axis).is_some_and(|size| *size != Dim::fixed(1))).collect();
-    ensure(moved.is_sorted(), "axes of other sizes change places")?;
+    let wide = |axis: &&usize| sizes.get(**axis).is_some_and(|size| *size != Dim::fixed(1));
+    ensure(perm.axes().iter().filter(wide).is_sorted(), "axes of other sizes change places")?;
     reshape_to(site, x)
 }
 
