@@ -10,9 +10,13 @@ rules! {
     clip_of_clip [exact, since 6, shared]: Clip(a, low?, high?) | Relu(a)
         => do |site| { merge(site, &["Clip", "Relu"]) };
 
-    /// Clip without limits.
-    clip_without_limits [exact, since 11, shared]: Clip(x, low?, high?) => x
-        where |site| ensure(limits_of(site.graph, site.node()).is_some_and(Limits::are_none), "there are limits");
+    /// Clip without limits. A limit that is left out is the largest finite number, which keeps infinities out.
+    clip_without_limits [exact, since 11, shared]: Clip(x, low?, high?) => x where |site| {
+        ensure(limits_of(site.graph, site.node()).is_some_and(Limits::are_none), "there are limits")?;
+        let written = [1, 2].iter().all(|&limit| site.node().input(limit).is_some());
+        let finite = site.graph.element(x).is_some_and(|element| !element.is_float());
+        ensure(written || finite, "infinities would pass")
+    };
 
     /// max(min(x, b), a) = Clip(x, a, b), at NaN maybe not.
     clip_of_min_max [rounding, since 6, shared]: Max(a, ..rest) | Min(a, ..rest) | Clip(a, low?, high?) | Relu(a)
@@ -228,9 +232,21 @@ pub fn examples() -> Vec<crate::testing::Example> {
         Example::new("clip_without_limits", |fires| {
             let mut f = Fixture::new(13);
             let x = f.input("x", &[4]);
-            let limit = if fires { f.scalar(f64::NEG_INFINITY) } else { f.input("limit", &[]) };
+            let low = f.scalar(f64::NEG_INFINITY);
+            let high = if fires { f.scalar(f64::INFINITY) } else { f.input("limit", &[]) };
             let t = f.op("Abs", &[x]);
-            let t = f.op("Clip", &[t, limit]);
+            let t = f.op("Clip", &[t, low, high]);
+            let y = f.op("Neg", &[t]);
+            f.with_output(y)
+        }),
+        // The upper limit is the largest finite number.
+        Example::new("clip_without_limits", |fires| {
+            let mut f = Fixture::new(13);
+            let x = f.input("x", &[4]);
+            let low = f.scalar(f64::NEG_INFINITY);
+            let high = f.scalar(f64::INFINITY);
+            let t = f.op("Abs", &[x]);
+            let t = if fires { f.op("Clip", &[t, low, high]) } else { f.op("Clip", &[t, low]) };
             let y = f.op("Neg", &[t]);
             f.with_output(y)
         }),
