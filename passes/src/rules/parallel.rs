@@ -89,6 +89,10 @@ fn bias_of(
     Ok(Tensor::clone(tensor))
 }
 
+/// The most bytes that are joined. What a single operator saves is its start, which counts beside little work alone,
+/// while weights that stay apart stay in the file that they were read from.
+const LARGEST: usize = 1 << 20;
+
 /// Floating-point tensors one after the other along an axis, on which alone they may differ.
 fn joined(tensors: &[&Tensor], axis: usize) -> Result<Tensor, Miss> {
     let (&first, _) = tensors.split_first().ok_or(Miss::NoMatch)?;
@@ -103,12 +107,14 @@ fn joined(tensors: &[&Tensor], axis: usize) -> Result<Tensor, Miss> {
         )?;
     }
     ensure(first.element().is_float(), "the weights are no floats")?;
+    let bytes: usize = tensors.iter().map(|tensor| tensor.byte_len()).sum();
+    ensure(bytes <= LARGEST, "the weights are large: their products gain nothing side by side")?;
     shape[axis] = sizes.iter().sum();
     let blocks: usize = shape[..axis].iter().product();
     let mut raw = Vec::new();
     for block in 0..blocks {
         for tensor in tensors {
-            let length = tensor.raw().len() / blocks;
+            let length = tensor.byte_len() / blocks;
             raw.extend_from_slice(&tensor.raw()[block * length..][..length]);
         }
     }
