@@ -37,25 +37,26 @@ impl Pass for CommonSubexpressions {
 const COMMUTATIVE: &[&str] =
     &["Add", "And", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Equal", "Max", "Min", "Mul", "Or", "Xor"];
 
-/// Element type and shape.
-type Layout = (i32, Vec<usize>);
+/// Element type, shape and a sample of the content.
+type Likeness = (i32, Vec<usize>, u64);
 
 fn merge_constants(graph: &mut Graph) -> usize {
-    // By type first: the bytes of a weight are read only where another has its type and shape.
-    let mut by_type: FxHashMap<Layout, Vec<(bool, ValueId)>> = FxHashMap::default();
+    // By likeness first: a weight is read whole only where another has its type and shape and some of its bytes.
+    let mut by_likeness: FxHashMap<Likeness, Vec<(bool, ValueId)>> = FxHashMap::default();
     for (id, value) in graph.values() {
         if let Producer::Constant(constant) = value.producer()
             && graph.use_count(id) > 0
         {
-            let key = (constant.tensor.element().code(), constant.tensor.shape().to_vec());
+            let tensor = &constant.tensor;
+            let key = (tensor.element().code(), tensor.shape().to_vec(), tensor.content_sample());
             // What must stay comes first, so that the others give way to it.
             let gives_way =
                 matches!(constant.form, Form::Initializer) && !graph.is_output(id) && !graph.is_pinned(id);
-            by_type.entry(key).or_default().push((gives_way, id));
+            by_likeness.entry(key).or_default().push((gives_way, id));
         }
     }
     let mut groups: Vec<Vec<(bool, ValueId)>> =
-        by_type.into_values().filter(|group| group.len() > 1).collect();
+        by_likeness.into_values().filter(|group| group.len() > 1).collect();
     groups.iter_mut().for_each(|group| group.sort_unstable());
     groups.sort_unstable();
     let mut merged = 0;
@@ -231,6 +232,23 @@ mod tests {
         CommonSubexpressions.run(&mut f.graph, &PassContext::default(), &mut Statistics::default());
         onnx_opt_ir::check_graph(&f.graph).unwrap();
         f.operators()
+    }
+
+    #[test]
+    fn weights_alike_at_sampled_places_are_told_apart() {
+        let equal = vec![1.0f32; 400];
+        let mut other = equal.clone();
+        other[100] = 2.0;
+        let sample = |values: &[f32]| Tensor::from_f32(&[400], values).unwrap().content_sample();
+        assert_eq!(sample(&equal), sample(&other));
+        let mut f = Fixture::new(13);
+        let x = f.input("x", &[400]);
+        for (name, values) in [("a", &equal), ("b", &equal), ("c", &other)] {
+            let weight = f.floats(&[400], values);
+            let sum = f.op("Add", &[x, weight]);
+            f.output(name, sum);
+        }
+        assert_eq!(merge_constants(&mut f.graph), 1);
     }
 
     #[test]
