@@ -534,6 +534,13 @@ pub fn optimize_with(
         }
         _ => allowed,
     };
+    // So may what the file should have said.
+    let allowed = if options.level > 0 && !notes.is_empty() {
+        let mut regular = model.clone();
+        if regular.regularize() > 0 { allowed.max(export(&regular).encoded_len() as u64) } else { allowed }
+    } else {
+        allowed
+    };
     let own = model.graph.context().opset("");
     let mut job = Job { original: &original, options, trial, pipeline, grew: BTreeSet::new() };
 

@@ -532,3 +532,188 @@ fn the_operator_set_is_raised_where_asked_and_never_lowered() {
     lower.stderr(predicate::str::contains("not converted down to opset 13"));
     assert!(!place.names().contains(&"no.onnx".to_owned()));
 }
+
+/// Files that the standard forbids, or warns of, and whose meaning is plain.
+mod irregular {
+    use onnx_opt::proto::{
+        GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
+        ValueInfoProto,
+        tensor_shape_proto::{Dimension, dimension},
+        type_proto,
+    };
+    use prost::Message;
+
+    use super::*;
+
+    fn formal(name: &str) -> ValueInfoProto {
+        let size = Dimension { value: Some(dimension::Value::DimValue(2)), ..Dimension::default() };
+        let shape = Some(TensorShapeProto { dim: vec![size] });
+        let tensor = type_proto::Tensor { elem_type: Some(1), shape };
+        let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
+        ValueInfoProto { name: Some(name.to_owned()), r#type: Some(r#type), ..ValueInfoProto::default() }
+    }
+
+    fn weight() -> TensorProto {
+        TensorProto {
+            name: Some("w".to_owned()),
+            dims: vec![2],
+            data_type: Some(1),
+            float_data: vec![1.0, 2.0],
+            ..TensorProto::default()
+        }
+    }
+
+    /// A node; operands and results are words.
+    fn node(op_type: &str, inputs: &str, outputs: &str) -> NodeProto {
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
+        NodeProto {
+            op_type: Some(op_type.to_owned()),
+            input: words(inputs),
+            output: words(outputs),
+            ..NodeProto::default()
+        }
+    }
+
+    fn named(name: &str, node: NodeProto) -> NodeProto {
+        NodeProto { name: Some(name.to_owned()), ..node }
+    }
+
+    /// A model from x to y.
+    fn model(ir_version: i64, opset: i64, nodes: Vec<NodeProto>) -> ModelProto {
+        let graph = GraphProto {
+            name: Some("g".to_owned()),
+            node: nodes,
+            input: vec![formal("x")],
+            output: vec![formal("y")],
+            ..GraphProto::default()
+        };
+        ModelProto {
+            ir_version: Some(ir_version),
+            opset_import: vec![OperatorSetIdProto { domain: None, version: Some(opset) }],
+            graph: Some(graph),
+            ..ModelProto::default()
+        }
+    }
+
+    /// The result at -O1, which is verified, and what is told of it.
+    fn cleaned(place: &Place, model: &ModelProto) -> (ModelProto, String) {
+        fs::write(place.path("m.onnx"), model.encode_to_vec()).unwrap();
+        place.command(&["m.onnx", "-O0", "-q", "-o", "same.onnx"]).assert().success();
+        assert_eq!(fs::read(place.path("same.onnx")).unwrap(), model.encode_to_vec());
+        let output = place.run(&["m.onnx", "-O1", "-o", "clean.onnx"]);
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        let clean = fs::read(place.path("clean.onnx")).unwrap();
+        // What is clean stays as it is.
+        place.command(&["clean.onnx", "-O1", "-q", "--no-verify", "-o", "again.onnx"]).assert().success();
+        assert_eq!(fs::read(place.path("again.onnx")).unwrap(), clean);
+        (ModelProto::decode(&clean[..]).unwrap(), said)
+    }
+
+    fn inputs(model: &ModelProto) -> Vec<&str> {
+        model.graph.as_ref().unwrap().input.iter().map(ValueInfoProto::name).collect()
+    }
+
+    fn nodes(model: &ModelProto) -> &[NodeProto] {
+        &model.graph.as_ref().unwrap().node
+    }
+
+    #[test]
+    fn initializers_of_old_models_are_no_inputs() {
+        let place = Place::with(&[]);
+        let mut old = model(3, 9, vec![node("Add", "x w", "y")]);
+        let graph = old.graph.as_mut().unwrap();
+        graph.input.push(formal("w"));
+        graph.initializer.push(weight());
+        let (clean, said) = cleaned(&place, &old);
+        assert_eq!((clean.ir_version(), inputs(&clean)), (4, vec!["x"]));
+        assert!(said.contains("note: an initializer is listed among the inputs"), "{said}");
+    }
+
+    #[test]
+    fn overridable_initializers_stay_inputs() {
+        let place = Place::with(&[]);
+        let mut model = model(8, 17, vec![node("Add", "x w", "a"), node("Relu", "a", "y")]);
+        let graph = model.graph.as_mut().unwrap();
+        graph.input.push(formal("w"));
+        graph.initializer.push(weight());
+        let (clean, said) = cleaned(&place, &model);
+        assert_eq!(inputs(&clean), ["x", "w"]);
+        assert_eq!(clean.graph.as_ref().unwrap().initializer.len(), 1);
+        assert!(
+            said.contains("note: an initializer is an input that callers may give another value"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn nodes_get_into_order_and_have_their_own_names() {
+        let place = Place::with(&[]);
+        let mixed = vec![named("n", node("Relu", "a", "y")), named("n", node("Sigmoid", "x", "a"))];
+        let (clean, said) = cleaned(&place, &model(8, 17, mixed));
+        let found: Vec<_> = nodes(&clean).iter().map(|node| (node.op_type(), node.name())).collect();
+        assert_eq!(found, [("Sigmoid", "n_1"), ("Relu", "n")]);
+        assert!(said.contains("note: nodes stand before those whose results they read"), "{said}");
+        assert!(said.contains("note: a node bears the name of another one"), "{said}");
+    }
+
+    #[test]
+    fn domains_are_imported_once() {
+        let place = Place::with(&[]);
+        let mut scaled = node("Scaler", "x", "y");
+        scaled.domain = Some("ai.onnx.ml".to_owned());
+        let mut sloppy = model(8, 17, vec![scaled]);
+        let again = OperatorSetIdProto { domain: Some("ai.onnx".to_owned()), version: Some(17) };
+        sloppy.opset_import.push(again);
+        let (clean, said) = cleaned(&place, &sloppy);
+        let imports: Vec<_> =
+            clean.opset_import.iter().map(|import| (import.domain(), import.version())).collect();
+        assert_eq!(imports, [("", 17), ("ai.onnx.ml", 1)]);
+        assert!(said.contains("note: a domain is imported twice"), "{said}");
+        assert!(said.contains("note: domain `ai.onnx.ml` is used and not imported: version 1"), "{said}");
+
+        // Of the default domain there are many versions.
+        let mut mute = model(8, 17, vec![node("Relu", "x", "y")]);
+        mute.opset_import.clear();
+        fs::write(place.path("mute.onnx"), mute.encode_to_vec()).unwrap();
+        let refused = place.command(&["mute.onnx"]).assert().code(1);
+        refused.stderr(predicate::str::contains("the model imports no opset for domain `ai.onnx`"));
+        // The first models did not say theirs: there was one.
+        mute.ir_version = Some(2);
+        let (clean, said) = cleaned(&place, &mute);
+        assert_eq!((clean.ir_version(), clean.opset_import[0].version()), (4, 1), "{said}");
+    }
+
+    #[test]
+    fn results_that_nothing_uses_are_left_out() {
+        let place = Place::with(&[]);
+        let dropout = NodeProto {
+            attribute: vec![onnx_opt::proto::AttributeProto {
+                name: Some("ratio".to_owned()),
+                r#type: Some(1),
+                f: Some(0.5),
+                ..Default::default()
+            }],
+            ..node("Dropout", "x", "a mask")
+        };
+        let split = vec![node("Unique", "x", "y indices inverse counts")];
+        let mut unique = model(8, 17, split);
+        unique.graph.as_mut().unwrap().output[0].r#type = None;
+        let (clean, _) = cleaned(&place, &unique);
+        assert_eq!(nodes(&clean)[0].output, ["y"]);
+        let (clean, _) = cleaned(&place, &model(8, 11, vec![dropout, node("Relu", "a", "y")]));
+        assert_eq!(nodes(&clean).iter().map(NodeProto::op_type).collect::<Vec<_>>(), ["Relu"]);
+    }
+
+    #[test]
+    fn an_initializer_may_be_written_twice() {
+        let place = Place::with(&[]);
+        let mut twice = model(8, 17, vec![node("Add", "x w", "y")]);
+        twice.graph.as_mut().unwrap().initializer = vec![weight(), weight()];
+        fs::write(place.path("m.onnx"), twice.encode_to_vec()).unwrap();
+        let said = place.command(&["m.onnx", "-O1", "-o", "clean.onnx"]).assert().success();
+        said.stdout(predicate::str::contains("note: initializer `w` is written twice with the same content"));
+        let clean = ModelProto::decode(&fs::read(place.path("clean.onnx")).unwrap()[..]).unwrap();
+        assert_eq!(clean.graph.unwrap().initializer.len(), 1);
+    }
+}

@@ -186,7 +186,10 @@ fn operator_of(graph: &Graph, node: &Node) -> Result<Option<&'static Operator>, 
         (Some(operator), _) => Ok(Some(operator)),
         // Before IR version 3, models did not say their opset.
         (None, None) if context.ir_version() < 3 => Ok(None),
-        (None, None) => Err(format!("the model imports no opset for domain `{domain}`")),
+        (None, None) => {
+            let name = if domain.is_empty() { "ai.onnx" } else { domain };
+            Err(format!("the model imports no opset for domain `{name}`"))
+        }
         (None, Some(version)) if version > latest => Ok(None),
         (None, Some(_)) if domain.is_empty() && EXPERIMENTAL.contains(&node.op_type()) => Ok(None),
         (None, Some(version)) => Err(format!("opset {version} has no such operator")),
@@ -639,7 +642,7 @@ mod tests {
         assert_eq!(reason(10, node("Upsample", "x x", "y")), "the operator was withdrawn in opset 10");
         assert_eq!(reason(17, node("Gelu", "x", "y")), "opset 17 has no such operator");
         assert_eq!(
-            reason(17, node("ai.onnx.ml:Binarizer", "x", "y")),
+            reason(17, node("ai.onnx.ml:LabelEncoder", "x", "y")),
             "the model imports no opset for domain `ai.onnx.ml`"
         );
         assert_eq!(reason(17, node("other:Anything", "x", "y")), "Ok(())");

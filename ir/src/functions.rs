@@ -398,7 +398,7 @@ fn called(graph: &Graph, functions: &[FunctionProto]) -> FxHashSet<Key> {
 }
 
 /// Visits nodes and those of their bodies.
-fn visit<'n>(nodes: &'n [NodeProto], see: &mut dyn FnMut(&'n NodeProto)) {
+pub(crate) fn visit<'n>(nodes: &'n [NodeProto], see: &mut dyn FnMut(&'n NodeProto)) {
     for node in nodes {
         see(node);
         for attribute in &node.attribute {

@@ -17,6 +17,8 @@ use crate::graph::{
 };
 use crate::infer::infer_graph;
 use crate::model::Model;
+use crate::regular::{implied_imports, irregularities};
+use crate::schema::canonical_domain;
 use crate::tensor::{Tensor, TensorError};
 use crate::types::Type;
 use crate::types_proto;
@@ -40,6 +42,16 @@ pub enum ImportError {
         user: String,
         /// The value.
         value: String,
+    },
+    /// Two versions of one operator set.
+    #[error("version {one} and version {other} of domain `{domain}` are imported")]
+    TwoVersions {
+        /// The domain.
+        domain: String,
+        /// A version.
+        one: i64,
+        /// Another one.
+        other: i64,
     },
     /// Two producers of one value.
     #[error("`{value}` is produced twice")]
@@ -82,11 +94,14 @@ const MAX_DEPTH: usize = 64;
 pub fn import(document: Document) -> Result<Model, ImportError> {
     let mut model = document.model;
     let graph = model.graph.take().ok_or(ImportError::NoGraph)?;
-    let context = context_of(&model);
+    refuse_two_versions(&model)?;
+    let context = context_of(&model, implied_imports(&model, &graph));
     let external = document.folder.map(ExternalData::new);
-    let mut importer = Importer { context, external, frames: Vec::new() };
+    let mut importer = Importer { context, external, frames: Vec::new(), notes: Vec::new() };
     let (mut graph, _) = importer.graph(graph, Vec::new())?;
-    let mut notes: Vec<String> = infer_graph(&mut graph).iter().map(ToString::to_string).collect();
+    let mut notes = importer.notes;
+    notes.extend(irregularities(&model, &graph));
+    notes.extend(infer_graph(&mut graph).iter().map(ToString::to_string));
     if document.unknown_fields > 0 {
         notes.push(format!(
             "{} bytes of the file are not in the schema of IR version 14 and will be lost",
@@ -101,14 +116,31 @@ pub fn import(document: Document) -> Result<Model, ImportError> {
 /// # Errors
 /// If it is not a legal graph.
 pub(crate) fn import_graph(proto: GraphProto, context: &Context) -> Result<Graph, ImportError> {
-    let mut importer = Importer { context: context.clone(), external: None, frames: Vec::new() };
+    let mut importer =
+        Importer { context: context.clone(), external: None, frames: Vec::new(), notes: Vec::new() };
     importer.graph(proto, Vec::new()).map(|(graph, _)| graph)
 }
 
-pub(crate) fn context_of(model: &ModelProto) -> Context {
+/// Where a domain is imported twice, the version must be the same.
+fn refuse_two_versions(model: &ModelProto) -> Result<(), ImportError> {
+    let mut versions: FxHashMap<&str, i64> = FxHashMap::default();
+    for import in &model.opset_import {
+        let domain = canonical_domain(import.domain());
+        let one = *versions.entry(domain).or_insert(import.version());
+        if one != import.version() {
+            let domain = if domain.is_empty() { "ai.onnx" } else { domain }.to_owned();
+            return Err(ImportError::TwoVersions { domain, one, other: import.version() });
+        }
+    }
+    Ok(())
+}
+
+/// The context of a model that imports these versions besides those that it says.
+pub(crate) fn context_of(model: &ModelProto, implied: impl IntoIterator<Item = (String, i64)>) -> Context {
     let opsets = model.opset_import.iter().map(|import| (import.domain().to_owned(), import.version()));
+    let opsets = opsets.chain(implied);
     let functions = model.functions.iter().map(|function| FunctionId {
-        domain: crate::schema::canonical_domain(function.domain()).to_owned(),
+        domain: canonical_domain(function.domain()).to_owned(),
         name: function.name().to_owned(),
     });
     Context::new(model.ir_version(), opsets, functions)
@@ -119,6 +151,8 @@ struct Importer {
     external: Option<ExternalData>,
     /// The graphs under construction, outermost first.
     frames: Vec<Frame>,
+    /// What is worth telling.
+    notes: Vec<String>,
 }
 
 struct Frame {
@@ -218,6 +252,12 @@ impl Importer {
         for mut proto in initializers {
             let name: Name = proto.name.take().unwrap_or_default().into();
             let tensor = Arc::new(self.tensor(proto, &name)?);
+            let frame = self.top();
+            let twin = frame.names.get(&name).and_then(|&twin| frame.graph.constant(twin));
+            if twin.is_some_and(|twin| *twin == tensor) {
+                self.notes.push(format!("initializer `{name}` is written twice with the same content"));
+                continue;
+            }
             let value = match declared.get(&*name).filter(|_| overridable) {
                 Some(declaration) => {
                     let ty = self.declared_type(declaration);
@@ -351,7 +391,7 @@ impl Importer {
 
     /// Name and tensor of a plain `Constant` node.
     fn constant_node(&mut self, proto: &NodeProto) -> Result<Option<(Name, Arc<Tensor>)>, ImportError> {
-        let domain = crate::schema::canonical_domain(proto.domain());
+        let domain = canonical_domain(proto.domain());
         if proto.op_type() != "Constant"
             || !domain.is_empty()
             || self.context.is_function(domain, "Constant")

@@ -14,6 +14,7 @@ pub mod model;
 pub mod print;
 #[cfg(any(test, feature = "testing"))]
 pub mod random;
+mod regular;
 pub mod schema;
 pub mod tensor;
 pub mod types;

@@ -59,9 +59,20 @@ impl Model {
 
     /// Tells all graphs what `rest` says of versions and functions now.
     pub(crate) fn renew_context(&mut self) {
-        let context = self.graph.context().with_facts_of(context_of(&self.rest));
+        let old = self.graph.context();
+        let imported = |domain: &str| {
+            self.rest.opset_import.iter().any(|import| canonical_domain(import.domain()) == domain)
+        };
+        let implied = old.opsets().filter(|(domain, _)| !imported(domain) && uses(&self.graph, domain));
+        let implied = implied.map(|(domain, version)| (domain.to_owned(), version));
+        let context = old.with_facts_of(context_of(&self.rest, implied));
         self.graph.set_context(&context);
     }
+}
+
+/// Whether an operator of the graph or its bodies is of this domain.
+fn uses(graph: &Graph, domain: &str) -> bool {
+    graph.nodes().any(|(_, node)| node.domain() == domain || node.bodies().any(|body| uses(body, domain)))
 }
 
 /// Whether a body lists a constant among its inputs.

@@ -17,6 +17,7 @@ pub mod opset;
 pub mod pass;
 pub mod pipeline;
 pub mod raise_ir_version;
+pub mod regularize;
 pub mod rules;
 pub mod target;
 #[cfg(any(test, feature = "testing"))]

@@ -10,6 +10,7 @@ use crate::layout::Layout;
 use crate::lift_constants::LiftConstants;
 use crate::pass::{Pass, PassContext, PassManager};
 use crate::raise_ir_version::RaiseIrVersion;
+use crate::regularize::Regularize;
 use crate::rewrite::{ErrorClass, Rewriter, Rule, Statistics};
 use crate::rules;
 
@@ -21,7 +22,9 @@ pub fn pipeline(level: u8) -> PassManager {
         _ => ErrorClass::Rounding,
     };
     let mut passes: Vec<Box<dyn Pass>> = vec![
-        // First: from version 4 on constants may be added, and an input is what a caller gives.
+        // First: what reads imports finds them all.
+        Box::new(Regularize),
+        // Early: from version 4 on constants may be added, and an input is what a caller gives.
         Box::new(RaiseIrVersion),
     ];
     if class > ErrorClass::Exact {

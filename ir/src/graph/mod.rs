@@ -9,6 +9,7 @@ mod inline;
 mod invariants;
 mod node;
 mod order;
+mod regular;
 mod value;
 
 use std::collections::BTreeSet;
