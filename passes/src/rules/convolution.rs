@@ -226,21 +226,25 @@ fn compose(site: &Site<'_>, y: ValueId) -> Rewrite {
     ensure(elements.saturating_mul(inner) <= MAX_COMPOSITION, "composing the weights takes too long")?;
 
     let (v, w): (Vec<f64>, Vec<f64>) = (numbers(v)?.collect(), numbers(w)?.collect());
+    // Rows of one weight times numbers of the other: by output and place of the second kernel, and in a row by input
+    // and place of the first. One of the kernels has one place.
+    let row = inputs * first.places;
     let mut product = vec![0.0; elements];
     for (index, factor) in w.iter().enumerate() {
         let (output, channel, place) =
             (index / (inner * second.places), index / second.places % inner, index % second.places);
-        let row = &v[channel * inputs * first.places..][..inputs * first.places];
-        for (column, value) in row.iter().enumerate() {
-            let (input, inner_place) = (column / first.places, column % first.places);
-            // One of the kernels has one place, so that these never collide.
-            product[(output * inputs + input) * places + place * first.places + inner_place] +=
-                factor * value;
+        let sums = &mut product[(output * second.places + place) * row..][..row];
+        for (sum, value) in sums.iter_mut().zip(&v[channel * row..][..row]) {
+            *sum += factor * value;
         }
     }
+    let ordered = (0..elements).map(|index| {
+        let (output, rest) = (index / (row * second.places), index % (row * second.places));
+        product[(output * second.places + rest % second.places) * row + rest / second.places]
+    });
     let element = element(graph, second.weight)?;
     let mut patch = Patch::new();
-    let weight = patch.constant(rounded(element, &shape, product.into_iter())?);
+    let weight = patch.constant(rounded(element, &shape, ordered)?);
     let bias = if first.bias.is_some() || second.bias.is_some() {
         let inner_bias = bias_values(graph, first.bias, first.outputs)?;
         ensure(
