@@ -19,18 +19,22 @@ impl Pass for InlineIf {
 
     fn run(&self, graph: &mut Graph, _: &PassContext, statistics: &mut Statistics) {
         for_each_graph(graph, &mut |graph| {
-            let nodes: Vec<NodeId> =
-                graph.nodes().filter(|(_, node)| node.is("If")).map(|(id, _)| id).collect();
-            // Indices of removed nodes are used again, but only by nodes of the branch: look before each step.
-            for id in nodes {
-                if let Some(branch) = known_branch(graph, id)
-                    && graph.inline_body(id, branch).is_ok()
-                {
-                    *statistics.fired.entry("inline_if").or_default() += 1;
-                }
+            let inlined = inline_known(graph);
+            if inlined > 0 {
+                *statistics.fired.entry("inline_if").or_default() += inlined;
             }
         });
     }
+}
+
+/// Replaces each `If` of the graph itself whose condition is known now, and tells how many.
+pub(crate) fn inline_known(graph: &mut Graph) -> usize {
+    let nodes: Vec<NodeId> = graph.nodes().filter(|(_, node)| node.is("If")).map(|(id, _)| id).collect();
+    // Indices of removed nodes are used again, but only by nodes of the branch: look before each step.
+    nodes
+        .into_iter()
+        .filter(|&id| known_branch(graph, id).is_some_and(|branch| graph.inline_body(id, branch).is_ok()))
+        .count()
 }
 
 /// Which of its bodies, in the order of the attributes, an `If` always takes.

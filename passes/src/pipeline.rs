@@ -4,6 +4,7 @@ use crate::cse::CommonSubexpressions;
 use crate::dead_code::DeadCode;
 use crate::fold::FoldShapes;
 use crate::fold_constants::FoldConstants;
+use crate::impossible_branch::ImpossibleBranch;
 use crate::inline_functions::InlineFunctions;
 use crate::inline_if::InlineIf;
 use crate::layout::Layout;
@@ -42,6 +43,8 @@ pub fn pipeline(level: u8) -> PassManager {
         Box::new(FoldConstants { class }),
         // With conditions folded; the branches then count as ordinary nodes.
         Box::new(InlineIf),
+        // Only of what InlineIf leaves: it tries what it does on copies.
+        Box::new(ImpossibleBranch),
         // Before the rules: a value with two twins looks shared, which blocks fusions.
         Box::new(CommonSubexpressions),
         // Before the rules: Transposes lie between the operators that they merge.

@@ -21,6 +21,12 @@ pub fn infer_graph(graph: &mut Graph) -> Vec<InferenceError> {
     infer_at(graph, 0)
 }
 
+/// What says that no run of the graph can succeed: the first of its own nodes, in no order, whose operands contradict
+/// each other. Its bodies are not looked into, since they may never run.
+pub fn contradiction(graph: &Graph) -> Option<InferenceError> {
+    graph.nodes().find_map(|(id, _)| super::infer(graph, id).err())
+}
+
 fn infer_at(graph: &mut Graph, depth: usize) -> Vec<InferenceError> {
     let mut errors = Vec::new();
     let Ok(order) = graph.topological_order() else { return errors };

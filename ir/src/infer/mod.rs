@@ -32,7 +32,7 @@ use thiserror::Error;
 
 pub use context::Inference;
 pub(crate) use graph::infer_bodies;
-pub use graph::infer_graph;
+pub use graph::{contradiction, infer_graph};
 pub(crate) use join::{map_sizes, outline};
 
 use crate::dim::Dim;

@@ -2,6 +2,7 @@
 
 mod element;
 mod proto;
+mod transpose;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -296,25 +297,8 @@ impl Tensor {
             return None;
         }
         let width = self.element.bits() / 8;
-        let strides = row_major_strides(&self.shape);
         let shape: SmallVec<[usize; 4]> = permutation.iter().map(|&axis| self.shape[axis]).collect();
-        let strides: SmallVec<[usize; 4]> = permutation.iter().map(|&axis| strides[axis]).collect();
-        let raw = self.raw();
-        let mut out = Vec::with_capacity(raw.len());
-        let mut index: SmallVec<[usize; 4]> = SmallVec::from_elem(0, rank);
-        let mut offset = 0;
-        for _ in 0..self.len() {
-            out.extend_from_slice(raw.get(offset * width..(offset + 1) * width)?);
-            for axis in (0..rank).rev() {
-                index[axis] += 1;
-                offset += strides[axis];
-                if index[axis] < shape[axis] {
-                    break;
-                }
-                offset -= strides[axis] * shape[axis];
-                index[axis] = 0;
-            }
-        }
+        let out = transpose::transpose(self.raw(), width, &self.shape, permutation)?;
         Self::from_raw(self.element, &shape, out.into()).ok()
     }
 
