@@ -3,6 +3,7 @@
 #[macro_use]
 pub mod rewrite;
 pub mod cse;
+mod cut;
 pub mod dead_code;
 pub mod evaluate;
 #[cfg(any(test, feature = "testing"))]
@@ -17,6 +18,7 @@ pub mod lift_constants;
 pub mod opset;
 pub mod pass;
 pub mod pipeline;
+pub mod quantize;
 pub mod raise_ir_version;
 pub mod regularize;
 pub mod rules;

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::pipeline::pipeline;
+use crate::quantize::Profile;
 
 /// What a runtime has, and what is slow there.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -29,6 +30,19 @@ pub struct Target {
     /// than what it replaces.
     #[serde(default)]
     pub costs: BTreeMap<String, f64>,
+    /// How it computes with integers, or the name of a profile of this crate that says so.
+    #[serde(default)]
+    pub quantize: Option<Quantize>,
+}
+
+/// How a runtime computes with integers.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum Quantize {
+    /// As that of another profile does.
+    As(String),
+    /// As said here.
+    Table(Box<Profile>),
 }
 
 /// Why a profile cannot be used.
@@ -52,14 +66,19 @@ pub enum TargetError {
     /// The default operator set has no such version.
     #[error("`highest_opset` is {0}, which is no version of the default operator set")]
     Opset(i64),
+    /// What it says of quantization makes no sense.
+    #[error("`quantize`: {0}")]
+    Quantize(String),
 }
 
 /// Name and text of each profile of this crate, the default one first.
-const PROFILES: [(&str, &str); 5] = [
+const PROFILES: [(&str, &str); 7] = [
     ("onnx", include_str!("../targets/onnx.toml")),
     ("onnxruntime", include_str!("../targets/onnxruntime.toml")),
+    ("onnxruntime-arm", include_str!("../targets/onnxruntime-arm.toml")),
     ("tensorrt", include_str!("../targets/tensorrt.toml")),
     ("openvino", include_str!("../targets/openvino.toml")),
+    ("qnn", include_str!("../targets/qnn.toml")),
     ("tract", include_str!("../targets/tract.toml")),
 ];
 
@@ -102,7 +121,30 @@ impl Target {
                 return Err(TargetError::Cost(name.clone()));
             }
         }
+        match &target.quantize {
+            Some(Quantize::As(name)) if !Self::names().any(|known| known == name) => {
+                return Err(TargetError::Quantize(format!("there is no profile `{name}`")));
+            }
+            Some(Quantize::Table(profile)) => {
+                if let Some(complaint) = profile.complaint() {
+                    return Err(TargetError::Quantize(complaint));
+                }
+            }
+            _ => {}
+        }
         Ok(target)
+    }
+
+    /// How it computes with integers, if its profile says so.
+    pub fn quantization(&self) -> Option<Profile> {
+        match self.quantize.as_ref()? {
+            Quantize::Table(profile) => Some((**profile).clone()),
+            // Profiles of this crate that refer to another refer to one with a table: a test reads them all.
+            Quantize::As(name) => match Self::named(name)?.quantize? {
+                Quantize::Table(profile) => Some(*profile),
+                Quantize::As(_) => None,
+            },
+        }
     }
 
     /// What a node of an operator costs, if the profile says so.
@@ -130,6 +172,7 @@ impl Default for Target {
             contrib: BTreeSet::new(),
             avoid: BTreeSet::new(),
             costs: BTreeMap::new(),
+            quantize: None,
         })
     }
 }
@@ -144,6 +187,7 @@ mod tests {
         for (name, text) in PROFILES {
             let target = Target::parse(text).unwrap_or_else(|error| panic!("{name}: {error}"));
             assert_eq!(target.name, name);
+            assert!(target.quantization().is_some(), "{name}");
             assert_eq!(Target::named(name), Some(target));
         }
         assert_eq!(Target::default(), Target::named("onnx").unwrap());
@@ -171,6 +215,8 @@ mod tests {
         assert!(matches!(parse("costs.Gelu = nan"), Err(TargetError::Cost(_))));
         assert!(matches!(parse("contrib = [\"BiasGelu\"]"), Err(TargetError::NoDomain(_))));
         assert!(matches!(parse("colour = 1"), Err(TargetError::Form(_))));
+        assert!(parse("quantize = \"onnxruntime\"").unwrap().quantization().is_some());
+        assert!(matches!(parse("quantize = \"abacus\""), Err(TargetError::Quantize(_))));
         assert!(matches!(Target::parse("name = \"x\"\nhighest_opset = 0"), Err(TargetError::Opset(0))));
     }
 }

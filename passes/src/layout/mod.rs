@@ -8,7 +8,6 @@
 
 mod apply;
 mod carry;
-mod cut;
 #[cfg(any(test, feature = "testing"))]
 pub mod examples;
 pub(crate) mod permutation;

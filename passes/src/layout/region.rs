@@ -10,8 +10,8 @@ use onnx_opt_ir::{Dim, Graph, NodeId, ValueId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::carry::{Carried, Operand, Place, carry, is_free};
-use super::cut::{Network, UNBOUNDED};
 use super::permutation::Permutation;
+use crate::cut::{Network, UNBOUNDED};
 use crate::rewrite::ErrorClass;
 
 /// What a Transpose costs, beside the elements that it moves: more than any number of elements that counts.

@@ -46,7 +46,7 @@ rules! {
 
 /// Limits of a value; where there is none, infinity.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// The lower one.
     pub low: f64,
     /// The upper one.
@@ -71,7 +71,7 @@ impl Limits {
 const WHOLE: f64 = 9_007_199_254_740_992.0;
 
 /// The limits that a Clip, Relu, Max or Min with constants puts on its operand.
-pub(super) fn limits_of(graph: &Graph, node: &Node) -> Option<Limits> {
+pub(crate) fn limits_of(graph: &Graph, node: &Node) -> Option<Limits> {
     let (low, high) = limited(graph, node)?.1;
     let integers = graph.element(node.output(0)?)?.is_integer();
     if integers && [low, high].iter().any(|limit| limit.is_finite() && limit.abs() >= WHOLE) {

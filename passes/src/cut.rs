@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 /// A network with capacities between its nodes.
-pub(super) struct Network {
+pub(crate) struct Network {
     /// Edges leaving each node.
     leaving: Vec<Vec<usize>>,
     /// Where each edge leads and what it can carry; an edge and its reverse are neighbours.
@@ -11,7 +11,7 @@ pub(super) struct Network {
 }
 
 /// A capacity that no cut reaches.
-pub(super) const UNBOUNDED: u64 = u64::MAX / 4;
+pub(crate) const UNBOUNDED: u64 = u64::MAX / 4;
 
 impl Network {
     pub fn new(nodes: usize) -> Self {

@@ -1,0 +1,25 @@
+//! Quantization: what range of values each tensor takes, and how a graph computes with integers in it.
+//!
+//! [`prepare`] puts a float model as the target wants it, calibration finds the [`Ranges`] of the values that
+//! [`observed`] names, and [`insert`] chooses which nodes compute with integers and marks them with `QuantizeLinear` and
+//! `DequantizeLinear`.
+
+mod costs;
+mod grid;
+mod insert;
+mod options;
+mod prepare;
+mod profile;
+mod range;
+mod region;
+mod scales;
+mod unit;
+mod weights;
+
+pub use grid::Grid;
+pub use insert::{QuantizeError, insert};
+pub use options::{Placed, QuantizeOptions, QuantizeReport};
+pub use prepare::prepare;
+pub use profile::{Bias, Cost, Placement, Profile};
+pub use range::{Range, Ranges};
+pub use unit::observed;

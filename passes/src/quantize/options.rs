@@ -1,0 +1,64 @@
+//! What a user may ask of quantization, and what it tells.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use onnx_opt_ir::Node;
+use serde::Serialize;
+
+/// Which nodes may compute with integers. A node is named as [`crate::rewrite::place`] names it.
+#[derive(Clone, Debug, Default)]
+pub struct QuantizeOptions {
+    /// These alone, where given.
+    pub nodes: Option<BTreeSet<String>>,
+    /// Those of these operators alone, where given.
+    pub operators: Option<BTreeSet<String>>,
+    /// Not these.
+    pub exclude: BTreeSet<String>,
+}
+
+impl QuantizeOptions {
+    /// Why a node must not compute with integers.
+    pub(super) fn refusal(&self, node: &Node, place: &str) -> Option<&'static str> {
+        if self.exclude.contains(place) {
+            return Some("it is excluded");
+        }
+        if self.operators.as_ref().is_some_and(|operators| !operators.contains(node.op_type())) {
+            return Some("its operator is not among those asked for");
+        }
+        let named = self.nodes.as_ref().is_none_or(|nodes| nodes.contains(place));
+        (!named).then_some("it is not among the nodes asked for")
+    }
+}
+
+/// How a node computes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Placed {
+    /// Name of the node, or of its first result.
+    pub node: String,
+    /// Its operator.
+    pub operator: String,
+    /// Why it computes with floats; with integers where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub float: Option<String>,
+}
+
+/// What quantization did.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct QuantizeReport {
+    /// Nodes that compute with integers, by operator.
+    pub quantized: BTreeMap<String, usize>,
+    /// Nodes that could have and do not, by operator.
+    pub float: BTreeMap<String, usize>,
+    /// Connected parts of the graph that compute with integers.
+    pub regions: usize,
+    /// Values that are quantized, constants aside.
+    pub values: usize,
+    /// Constants that became integers, and their bytes before and after.
+    pub weights: usize,
+    /// Bytes of those constants before.
+    pub weight_bytes_before: u64,
+    /// Bytes of those constants after, scales included.
+    pub weight_bytes_after: u64,
+    /// Every node that the profile knows, in the order of the graph.
+    pub nodes: Vec<Placed>,
+}

@@ -1,0 +1,161 @@
+//! Which units compute with integers: a minimal cut between what they cost so and so, and what it costs to turn values
+//! from one into the other.
+//!
+//! A value is turned once however many take it. So a cut leaves no hole of floats in a region of integers that costs
+//! more than it saves, and no island of integers among floats.
+
+use onnx_opt_ir::graph::Slot;
+use onnx_opt_ir::{Graph, NodeId, ValueId};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::Profile;
+use super::costs::cost;
+use super::unit::{Kind, Unit, elements};
+use crate::cut::{Network, UNBOUNDED};
+
+/// Which of the units compute with integers.
+pub(super) struct Regions {
+    /// By unit.
+    pub integer: Vec<bool>,
+    /// How many connected regions they form.
+    pub count: usize,
+}
+
+/// Chooses the units that compute with integers.
+pub(super) fn choose(graph: &Graph, profile: &Profile, units: &[Unit]) -> Regions {
+    let flow = Flow::new(graph, units);
+    let mut integer = flow.cut(graph, profile);
+    let mut count = 0;
+    for region in flow.connected(&integer) {
+        let pays = region.iter().any(|&unit| matches!(units[unit].kind, Kind::Product { .. }));
+        if pays {
+            count += 1;
+        } else {
+            region.iter().for_each(|&unit| integer[unit] = false);
+        }
+    }
+    Regions { integer, count }
+}
+
+/// How values flow between units.
+struct Flow<'a> {
+    units: &'a [Unit],
+    /// The values in order, with the unit that gives each, the units that take it, and whether others take it too.
+    values: Vec<Crossing>,
+}
+
+struct Crossing {
+    value: ValueId,
+    producer: Option<usize>,
+    takers: Vec<usize>,
+    others: bool,
+}
+
+impl<'a> Flow<'a> {
+    fn new(graph: &Graph, units: &'a [Unit]) -> Self {
+        let owner: FxHashMap<NodeId, usize> = units
+            .iter()
+            .enumerate()
+            .flat_map(|(index, unit)| {
+                unit.activation.into_iter().chain([unit.node]).map(move |node| (node, index))
+            })
+            .collect();
+        let mut values = Vec::new();
+        let mut seen = FxHashSet::default();
+        for unit in units {
+            for value in unit.operands.iter().map(|&(_, value)| value).chain(unit.results.iter().copied()) {
+                if !seen.insert(value) {
+                    continue;
+                }
+                let mut crossing = Crossing {
+                    value,
+                    producer: graph.producer(value).and_then(|(node, ..)| owner.get(&node).copied()),
+                    takers: Vec::new(),
+                    others: graph.is_output(value),
+                };
+                for consumer in graph.consumers(value) {
+                    match (owner.get(&consumer.node), consumer.slot) {
+                        (Some(&taker), Slot::Input(slot)) if takes(&units[taker], slot) => {
+                            crossing.takers.push(taker);
+                        }
+                        _ => crossing.others = true,
+                    }
+                }
+                crossing.takers.dedup();
+                values.push(crossing);
+            }
+        }
+        Self { units, values }
+    }
+
+    fn cut(&self, graph: &Graph, profile: &Profile) -> Vec<bool> {
+        const INTEGERS: usize = 0;
+        const FLOATS: usize = 1;
+        let at = |unit: usize| unit + 2;
+        // Picoseconds.
+        let capacity = |nanoseconds: f64| ((nanoseconds * 1e3).min(UNBOUNDED as f64 / 1e6)) as u64;
+        let mut network = Network::new(self.units.len() + 2);
+        for (index, unit) in self.units.iter().enumerate() {
+            let cost = cost(graph, profile, unit);
+            network.connect(INTEGERS, at(index), capacity(cost.float));
+            network.connect(at(index), FLOATS, capacity(cost.integer));
+        }
+        for crossing in &self.values {
+            let count = elements(graph, crossing.value);
+            let open = crossing
+                .producer
+                .is_some_and(|unit| profile.open.contains(graph.node(self.units[unit].node).op_type()));
+            if let Some(producer) = crossing.producer {
+                let price = if open { 0 } else { capacity(profile.node + count * profile.dequantize) };
+                if crossing.others {
+                    network.connect(at(producer), FLOATS, price);
+                } else if !crossing.takers.is_empty() {
+                    let turned = network.add_node();
+                    network.connect(at(producer), turned, price);
+                    crossing.takers.iter().for_each(|&taker| network.connect(turned, at(taker), UNBOUNDED));
+                }
+            }
+            if !crossing.takers.is_empty() {
+                let price = capacity(profile.node + count * profile.quantize);
+                let turned = network.add_node();
+                crossing.takers.iter().for_each(|&taker| network.connect(at(taker), turned, UNBOUNDED));
+                network.connect(turned, crossing.producer.map_or(FLOATS, at), price);
+            }
+        }
+        let side = network.source_side(INTEGERS, FLOATS);
+        side[2..2 + self.units.len()].to_vec()
+    }
+
+    /// The connected parts of the units that compute with integers.
+    fn connected(&self, integer: &[bool]) -> Vec<Vec<usize>> {
+        let mut parent: Vec<usize> = (0..integer.len()).collect();
+        fn root(parent: &mut [usize], mut unit: usize) -> usize {
+            while parent[unit] != unit {
+                parent[unit] = parent[parent[unit]];
+                unit = parent[unit];
+            }
+            unit
+        }
+        for crossing in &self.values {
+            // What a value leaves and what takes it; units that merely take the same value are not connected by it.
+            let Some(producer) = crossing.producer.filter(|&unit| integer[unit]) else { continue };
+            for &taker in crossing.takers.iter().filter(|&&taker| integer[taker]) {
+                let (a, b) = (root(&mut parent, producer), root(&mut parent, taker));
+                parent[a] = b;
+            }
+        }
+        let mut parts: FxHashMap<usize, Vec<usize>> = FxHashMap::default();
+        for unit in (0..integer.len()).filter(|&unit| integer[unit]) {
+            let root = root(&mut parent, unit);
+            parts.entry(root).or_default().push(unit);
+        }
+        let mut parts: Vec<Vec<usize>> = parts.into_values().collect();
+        parts.sort();
+        parts
+    }
+}
+
+/// Whether a unit takes a value at a slot as an integer.
+fn takes(unit: &Unit, slot: u32) -> bool {
+    unit.operands.iter().any(|&(own, _)| own == slot as usize)
+}

@@ -1,0 +1,129 @@
+//! The grid of each value that is quantized.
+//!
+//! Integers that an operator only moves keep their grid, bit by bit, so that it can move them without turning them
+//! into floats. A multiple of a value has the integers of that value, on a multiple of its grid.
+
+use onnx_opt_ir::{Graph, ValueId};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::unit::{Kind, Unit};
+use super::{Grid, Profile, Range, Ranges};
+use crate::rules::clip::{Limits, limits_of};
+
+/// Grids of the operands and results of these units.
+pub(super) fn grids(
+    graph: &Graph,
+    profile: &Profile,
+    units: &[&Unit],
+    ranges: &Ranges,
+) -> FxHashMap<ValueId, Grid> {
+    let mut groups = Groups::default();
+    for unit in units {
+        let values = unit.operands.iter().map(|&(_, value)| value).chain(unit.results.iter().copied());
+        let places: Vec<usize> = values.map(|value| groups.place(value)).collect();
+        let one_scale = profile.one_scale_in_concat && graph.node(unit.node).is("Concat");
+        if unit.kind == Kind::Move || one_scale {
+            places.windows(2).for_each(|pair| groups.join(pair[0], pair[1]));
+        }
+    }
+    // What a move gives lies within what it takes.
+    let moved = units.iter().filter(|unit| unit.kind == Kind::Move).flat_map(|unit| &unit.results);
+    let moved: FxHashSet<usize> = moved.map(|&value| groups.place(value)).collect();
+    let limited: FxHashMap<ValueId, &Unit> =
+        units.iter().flat_map(|&unit| unit.results.iter().map(move |&value| (value, unit))).collect();
+    let mut spans: FxHashMap<usize, Range> = FxHashMap::default();
+    for place in (0..groups.values.len()).filter(|place| !moved.contains(place)) {
+        let value = groups.values[place];
+        let Some(range) = range(graph, profile, limited.get(&value).copied(), ranges, value) else {
+            continue;
+        };
+        let group = groups.root(place);
+        let whole = spans.entry(group).or_insert(range);
+        *whole = Range { low: whole.low.min(range.low), high: whole.high.max(range.high) };
+    }
+    let grid = |range| Grid::of(range, profile.activations, profile.symmetric);
+    let mut found: FxHashMap<usize, Grid> =
+        spans.into_iter().map(|(group, range)| (group, grid(range))).collect();
+    for unit in units {
+        if let (Some(limits), Some(&result)) = (limits(graph, unit), unit.results.first()) {
+            let group = groups.place(result);
+            let group = groups.root(group);
+            found.entry(group).and_modify(|grid| *grid = grid.ending_within(limits.low, limits.high));
+        }
+        if let (Kind::Rescale(factor), &[(_, operand)], &[result]) =
+            (unit.kind, &unit.operands[..], &unit.results[..])
+        {
+            let (from, to) = (groups.place(operand), groups.place(result));
+            let (from, to) = (groups.root(from), groups.root(to));
+            if let Some(&grid) = found.get(&from) {
+                found.insert(to, grid.scaled(factor));
+            }
+        }
+    }
+    let places: Vec<ValueId> = groups.values.clone();
+    places
+        .into_iter()
+        .enumerate()
+        .filter_map(|(place, value)| Some((value, *found.get(&groups.root(place))?)))
+        .collect()
+}
+
+/// The range of one value: what calibration saw, within the limits of the activation that gives it.
+fn range(
+    graph: &Graph,
+    profile: &Profile,
+    unit: Option<&Unit>,
+    ranges: &Ranges,
+    value: ValueId,
+) -> Option<Range> {
+    let producer = graph.producer(value).map(|(_, node, _)| node);
+    if let Some(fixed) = producer.and_then(|node| profile.fixed_range(node.op_type())) {
+        return Some(fixed);
+    }
+    let range = *ranges.get(&graph.display_name(value))?;
+    Some(match unit.and_then(|unit| limits(graph, unit)) {
+        Some(limits) => {
+            let (low, high) = (limits.low as f32, limits.high as f32);
+            Range { low: range.low.clamp(low, high), high: range.high.clamp(low, high) }
+        }
+        None => range,
+    })
+}
+
+/// The limits of the activation that vanishes into a unit.
+fn limits(graph: &Graph, unit: &Unit) -> Option<Limits> {
+    limits_of(graph, graph.node(unit.activation?))
+}
+
+/// Sets of values that share a grid.
+#[derive(Default)]
+struct Groups {
+    values: Vec<ValueId>,
+    places: FxHashMap<ValueId, usize>,
+    parents: Vec<usize>,
+}
+
+impl Groups {
+    fn place(&mut self, value: ValueId) -> usize {
+        let next = self.values.len();
+        let place = *self.places.entry(value).or_insert(next);
+        if place == next {
+            self.values.push(value);
+            self.parents.push(next);
+        }
+        place
+    }
+
+    fn root(&mut self, mut place: usize) -> usize {
+        while self.parents[place] != place {
+            self.parents[place] = self.parents[self.parents[place]];
+            place = self.parents[place];
+        }
+        place
+    }
+
+    fn join(&mut self, a: usize, b: usize) {
+        let (a, b) = (self.root(a), self.root(b));
+        self.parents[a] = b;
+    }
+}
