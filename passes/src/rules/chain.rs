@@ -57,7 +57,21 @@ impl Chain {
         source: ValueId,
         constant: impl Fn(&Arc<Tensor>) -> Result<Option<Tensor>, Miss>,
     ) -> Result<Operand, Miss> {
-        let mut result = Operand::Value(source);
+        self.on_operand(graph, patch, source.into(), constant)
+    }
+
+    /// The same on what may be new.
+    ///
+    /// # Errors
+    /// What `constant` says.
+    pub(super) fn on_operand(
+        &self,
+        graph: &Graph,
+        patch: &mut Patch,
+        source: Operand,
+        constant: impl Fn(&Arc<Tensor>) -> Result<Option<Tensor>, Miss>,
+    ) -> Result<Operand, Miss> {
+        let mut result = source;
         for &(id, operand) in self.links.iter().rev() {
             let node = graph.node(id);
             let mut inputs = Vec::with_capacity(node.inputs().len());

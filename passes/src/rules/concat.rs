@@ -123,6 +123,9 @@ fn split_of_concat(site: &Site<'_>) -> Rewrite {
     let (_, concat) = found(graph.producer_of(joined, "Concat"))?;
     ensure(same_axis(graph, joined, concat, root), "the axes differ")?;
     ensure(concat.inputs().len() == root.outputs().len(), "the numbers of parts differ")?;
+    // An output of the graph may need an operator of its own.
+    let outputs = root.outputs().iter().flatten().filter(|&&part| graph.is_output(part)).count();
+    ensure(outputs < 2, "several parts are outputs of the graph")?;
     let mut patch = Patch::new();
     for (&part, &piece) in root.outputs().iter().zip(concat.inputs()) {
         let piece = found(piece)?;

@@ -105,7 +105,7 @@ fn through_elementwise(site: &Site<'_>) -> Rewrite {
 }
 
 /// The constant that, transposed, is `tensor`; `None` for `tensor` itself.
-fn untransposed(tensor: &Arc<Tensor>, perm: &Permutation) -> Result<Option<Tensor>, Miss> {
+pub(super) fn untransposed(tensor: &Arc<Tensor>, perm: &Permutation) -> Result<Option<Tensor>, Miss> {
     let missing = perm.rank().checked_sub(tensor.rank()).ok_or("a constant raises the rank")?;
     if tensor.len() == 1 {
         return Ok(None);
