@@ -3,19 +3,16 @@
 use onnx_opt_ir::{Attributes, ElementType, Graph, Node, Tensor, ValueId};
 
 use super::support::{enclosed, scalar, supports};
-use crate::rewrite::{Patch, Rewrite, Site, ensure, found, language::finish};
+use crate::rewrite::{Operand, Patch, Rewrite, Site, ensure, found, language::finish};
 
 rules! {
     /// A Relu or Clip of a Relu or Clip is one Clip.
     clip_of_clip [exact, since 6, shared]: Clip(a, low?, high?) | Relu(a)
         => do |site| { merge(site, &["Clip", "Relu"]) };
 
-    /// Clip without limits. A limit that is left out is the largest finite number, which keeps infinities out.
+    /// Clip between infinities, or of integers without limits.
     clip_without_limits [exact, since 11, shared]: Clip(x, low?, high?) => x where |site| {
-        ensure(limits_of(site.graph, site.node()).is_some_and(Limits::are_none), "there are limits")?;
-        let written = [1, 2].iter().all(|&limit| site.node().input(limit).is_some());
-        let finite = site.graph.element(x).is_some_and(|element| !element.is_float());
-        ensure(written || finite, "infinities would pass")
+        ensure(limits_of(site.graph, site.node()).is_some_and(Limits::are_none), "there are limits")
     };
 
     /// max(min(x, b), a) = Clip(x, a, b), at NaN maybe not.
@@ -44,7 +41,8 @@ rules! {
     };
 }
 
-/// Limits of a value; where there is none, infinity.
+/// Limits of a value; where there is none, infinity. Those that a Clip of floats leaves out are there: they are the
+/// largest finite numbers, which keep infinities out.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Limits {
     /// The lower one.
@@ -77,8 +75,23 @@ pub(crate) fn limits_of(graph: &Graph, node: &Node) -> Option<Limits> {
     if integers && [low, high].iter().any(|limit| limit.is_finite() && limit.abs() >= WHOLE) {
         return None;
     }
+    // Which of two zeros is the greater one, runtimes do not agree on.
+    if [low, high].iter().any(|&limit| limit == 0.0 && limit.is_sign_negative()) {
+        return None;
+    }
     // A limit that is NaN is in no order with anything.
     (low <= high).then_some(Limits { low, high })
+}
+
+/// The largest number that a Clip lets pass where no upper limit is given; of integers, that is every number.
+pub(super) fn largest(element: ElementType) -> Option<f64> {
+    match element {
+        ElementType::Float => Some(f32::MAX.into()),
+        ElementType::Double => Some(f64::MAX),
+        ElementType::Float16 => Some(65504.0),
+        ElementType::Bfloat16 => Some(f32::from_bits(0x7f7f_0000).into()),
+        element => element.is_integer().then_some(f64::INFINITY),
+    }
 }
 
 /// The operand that is limited, and the limits.
@@ -92,11 +105,12 @@ fn limited(graph: &Graph, node: &Node) -> Option<(ValueId, (f64, f64))> {
         if node.operator()?.attribute("min").is_some() {
             return Some((first, (node.float("min")?.into(), node.float("max")?.into())));
         }
+        let absent = largest(graph.element(first)?)?;
         let limit = |index, absent| match node.input(index) {
             None => Some(absent),
             Some(value) => graph.constant(value)?.single_f64(),
         };
-        return Some((first, (limit(1, none)?, limit(2, all)?)));
+        return Some((first, (limit(1, -absent)?, limit(2, absent)?)));
     }
     if !(node.is("Max") || node.is("Min")) || node.inputs().len() != 2 {
         return None;
@@ -153,11 +167,12 @@ fn clip(site: &Site<'_>, x: ValueId, limits: Limits) -> Rewrite {
         let attributes = [("min", (limits.low as f32).into()), ("max", (limits.high as f32).into())];
         patch.node("Clip", [x], Attributes::from_pairs(attributes))
     } else {
-        let mut limit = |limit: f64| match limit {
-            limit if limit.is_infinite() => Some(crate::rewrite::Operand::Absent),
+        let absent = largest(element).ok_or("the element type has no limits")?;
+        let mut limit = |limit: f64, absent: f64| match limit {
+            limit if limit == absent => Some(Operand::Absent),
             limit => Some(patch.constant(exact(element, limit)?)),
         };
-        let limits = [limit(limits.low), limit(limits.high)];
+        let limits = [limit(limits.low, -absent), limit(limits.high, absent)];
         let [Some(low), Some(high)] = limits else { return Err("a limit is out of the type's range".into()) };
         patch.node("Clip", [x.into(), low, high], Attributes::new())
     };
@@ -275,6 +290,33 @@ pub fn examples() -> Vec<crate::testing::Example> {
             let y = f.op("Min", &[six, t]);
             f.with_output(y)
         }),
+        // Without an upper limit, it still keeps infinity out.
+        Example::new("clip_of_clip", |fires| {
+            let mut f = Fixture::new(13);
+            let x = f.input("x", &[4]);
+            let t = f.op("Relu", &[x]);
+            let low = f.scalar(-1.0);
+            let y = if fires { f.op("Clip", &[t, low]) } else { f.op("LeakyRelu", &[t]) };
+            f.with_output(y)
+        }),
+        // So that it is not for nothing behind what may be infinite.
+        Example::new("clip_of_bounded", |fires| {
+            let mut f = Fixture::new(13);
+            let x = f.input("x", &[4]);
+            let t = f.op(if fires { "Sigmoid" } else { "Exp" }, &[x]);
+            let zero = f.scalar(0.0);
+            let t = f.op("Clip", &[t, zero]);
+            let y = f.op("Neg", &[t]);
+            f.with_output(y)
+        }),
+        // A limit that is minus zero.
+        Example::new("clip_of_clip", |fires| {
+            let mut f = Fixture::new(13);
+            let x = f.input("x", &[4]);
+            let t = f.op("Relu", &[x]);
+            let y = clipped(&mut f, t, if fires { 0.0 } else { -0.0 }, 0.5);
+            f.with_output(y)
+        }),
         // It would raise the rank.
         Example::new("relu_of_max", |fires| {
             let mut f = Fixture::new(13);
@@ -295,4 +337,69 @@ pub fn examples() -> Vec<crate::testing::Example> {
         }));
     }
     examples
+}
+
+#[cfg(test)]
+mod tests {
+    use onnx_opt_ir::Dim;
+
+    use super::*;
+    use crate::rewrite::Rule;
+    use crate::testing::Fixture;
+
+    /// The operator that is left of two, and its limits.
+    fn merged(
+        element: ElementType,
+        build: fn(&mut Fixture, &dyn Fn(&mut Fixture, f64) -> ValueId, ValueId) -> ValueId,
+    ) -> Option<(String, Option<f64>, Option<f64>)> {
+        let mut f = Fixture::new(13);
+        let x = f.typed_input("x", element, [Dim::fixed(4)]);
+        let limit = |f: &mut Fixture, value: f64| {
+            f.graph.add_constant(Tensor::scalar(element, value).unwrap_or_else(|| Tensor::vector_i64(&[])))
+        };
+        let y = build(&mut f, &limit, x);
+        let mut f = f.with_output(y);
+        let rules = rules();
+        f.rewrite(rules.iter().map(|rule| &**rule as &dyn Rule));
+        let nodes: Vec<&Node> = f.graph.nodes().map(|(_, node)| node).collect();
+        let &[node] = nodes.as_slice() else { return None };
+        let number = |index| f.graph.constant(node.input(index)?)?.single_f64();
+        Some((node.op_type().to_owned(), number(1), number(2)))
+    }
+
+    #[test]
+    fn infinities_pass_where_they_passed_before_and_nowhere_else() {
+        let clip = |low, high| Some(("Clip".to_owned(), low, high));
+        // An upper limit that is left out keeps infinity out, Relu and Max do not.
+        let relu_first = merged(ElementType::Float, |f, limit, x| {
+            let (t, low) = (f.op("Relu", &[x]), limit(f, -1.0));
+            f.op("Clip", &[t, low])
+        });
+        assert_eq!(relu_first, clip(Some(0.0), None));
+        let lower = merged(ElementType::Float16, |f, limit, x| {
+            let (one, two) = (limit(f, 1.0), limit(f, 2.0));
+            let t = f.op("Max", &[x, one]);
+            f.op("Max", &[t, two])
+        });
+        assert_eq!(lower, clip(Some(2.0), Some(f64::INFINITY)));
+        let written = merged(ElementType::Double, |f, limit, x| {
+            let (low, high, six) = (limit(f, f64::NEG_INFINITY), limit(f, f64::INFINITY), limit(f, 6.0));
+            let t = f.op("Clip", &[x, low, high]);
+            f.op("Min", &[t, six])
+        });
+        assert_eq!(written, Some(("Min".to_owned(), Some(6.0), None)));
+        let halves = merged(ElementType::Bfloat16, |f, limit, x| {
+            let (low, high) = (limit(f, 0.5), limit(f, 3.0e38));
+            let t = f.op("Clip", &[x, low]);
+            f.op("Min", &[t, high])
+        });
+        assert!(halves.is_some_and(|(_, low, high)| low == Some(0.5) && high.is_some()));
+        // All integers are within limits that are left out.
+        let integers = merged(ElementType::Int32, |f, limit, x| {
+            let (low, lower) = (limit(f, -5.0), limit(f, -7.0));
+            let t = f.op("Clip", &[x, low]);
+            f.op("Clip", &[t, lower])
+        });
+        assert_eq!(integers, clip(Some(-5.0), None));
+    }
 }

@@ -3,7 +3,7 @@
 use onnx_opt_ir::schema;
 use onnx_opt_ir::{Attributes, Dim, Graph, Node, Tensor, ValueId};
 
-use super::clip::limits_of;
+use super::clip::{largest, limits_of};
 use super::support::supports;
 use crate::rewrite::{Operand, Patch, Rewrite, Site, ensure, found, language::finish};
 
@@ -165,7 +165,9 @@ fn lp_normalization_of(site: &Site<'_>, x: ValueId, norm: ValueId) -> Rewrite {
         let node = graph.node(consumer.node);
         if node.is("Clip") || node.is("Max") {
             let limits = limits_of(graph, node).ok_or("the limits are not constant")?;
-            ensure(limits.low <= TINY && limits.high == f64::INFINITY, "the norm is limited")?;
+            let unlimited =
+                graph.element(norm).and_then(largest).is_some_and(|largest| limits.high >= largest);
+            ensure(limits.low <= TINY && unlimited, "the norm is limited")?;
         }
     }
     let mut patch = Patch::new();

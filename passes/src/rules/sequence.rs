@@ -1,6 +1,6 @@
 //! Sequences and optional values whose members are known.
 
-use onnx_opt_ir::{Attributes, Dim, ElementType, Graph, Node, Tensor, Type, ValueId};
+use onnx_opt_ir::{Attributes, ElementType, Graph, Node, Tensor, Type, ValueId};
 
 use super::facts::{axis, becomes, shape, with_axes};
 use crate::rewrite::{
@@ -235,7 +235,7 @@ fn element(graph: &Graph, node: &Node) -> Result<Option<ValueId>, Miss> {
 /// Graphs on which these rules fire, and near misses.
 #[cfg(any(test, feature = "testing"))]
 pub fn examples() -> Vec<crate::testing::Example> {
-    use onnx_opt_ir::NewNode;
+    use onnx_opt_ir::{Dim, NewNode};
 
     use crate::testing::{Example, Fixture};
 
@@ -358,6 +358,8 @@ pub fn examples() -> Vec<crate::testing::Example> {
 /// An element of an optional value, or whether there is one.
 #[cfg(any(test, feature = "testing"))]
 fn optional(rule: &'static str) -> crate::testing::Example {
+    use onnx_opt_ir::Dim;
+
     use crate::testing::{Example, Fixture};
 
     Example::new(rule, move |fires| {
