@@ -41,6 +41,11 @@ impl Chain {
         }
     }
 
+    /// The operators, the last one first.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.links.iter().map(|&(id, _)| id)
+    }
+
     /// Whether no operator lies in between.
     pub(super) fn is_empty(&self) -> bool {
         self.links.is_empty()

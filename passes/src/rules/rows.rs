@@ -19,7 +19,15 @@ pub fn rules() -> Vec<Box<dyn Rule>> {
             class: ErrorClass::Rounding,
             since: 7,
             roots: &["Reshape"],
-            rewrite: reshape_product_reshape,
+            rewrite: |site| reshape_product_reshape(site, false),
+        }),
+        Box::new(FunctionRule {
+            name: "reshape_activated_product_reshape",
+            doc: "Rows flattened for a product with a matrix and an activation need not be flattened.",
+            class: ErrorClass::Rounding,
+            since: 7,
+            roots: &["Reshape"],
+            rewrite: |site| reshape_product_reshape(site, true),
         }),
         Box::new(FunctionRule {
             name: "transpose_product_transpose",
@@ -65,9 +73,12 @@ fn is_row(tensor: &Tensor, columns: usize) -> bool {
     (tensor.len() == 1 && shape.len() <= 1) || shape == [columns]
 }
 
-fn reshape_product_reshape(site: &Site<'_>) -> Rewrite {
+/// Of flattened rows a runtime may compute product, bias and activation in one, of others not: a rule for each case.
+fn reshape_product_reshape(site: &Site<'_>, activated: bool) -> Rewrite {
     let graph = site.graph;
     let chain = Chain::up(graph, site.input(0)?, is_product)?;
+    let is_sum = |node: &Node| node.is("Add") || node.is("Sub");
+    found((chain.nodes().all(|id| is_sum(graph.node(id))) != activated).then_some(()))?;
     let (_, node, _) = found(graph.producer(chain.source))?;
     let product = Product::read(node)?;
     let flattens = |node: &Node| ["Reshape", "Flatten"].iter().any(|op_type| node.is(op_type));
@@ -146,8 +157,9 @@ pub fn examples() -> Vec<crate::testing::Example> {
 
     use crate::testing::{Example, Fixture};
 
-    let rows = |build: fn(&mut Fixture, ValueId, bool) -> ValueId, back: &'static [i64]| {
-        Example::new("reshape_product_reshape", move |fires| {
+    type Build = fn(&mut Fixture, ValueId, bool) -> ValueId;
+    let rows = |rule: &'static str, build: Build, back: &'static [i64]| {
+        Example::new(rule, move |fires| {
             let mut f = Fixture::new(13);
             let x = f.symbolic_input("x", &["N", "4", "6"]);
             let sizes = f.integers(&[-1, 6]);
@@ -177,6 +189,7 @@ pub fn examples() -> Vec<crate::testing::Example> {
     };
     vec![
         rows(
+            "reshape_product_reshape",
             |f, t, fires| {
                 let weight = f.weights(if fires { &[6, 5] } else { &[6, 10] });
                 f.op("MatMul", &[t, weight])
@@ -184,6 +197,7 @@ pub fn examples() -> Vec<crate::testing::Example> {
             &[-1, 4, 5],
         ),
         rows(
+            "reshape_activated_product_reshape",
             |f, t, fires| {
                 let (weight, bias) = (f.weights(&[6, 5]), f.weights(if fires { &[5] } else { &[1, 1] }));
                 let t = f.op("MatMul", &[t, weight]);
@@ -193,6 +207,7 @@ pub fn examples() -> Vec<crate::testing::Example> {
             &[-1, 4, 5],
         ),
         rows(
+            "reshape_product_reshape",
             |f, t, fires| {
                 let (weight, bias) = (f.weights(&[5, 6]), f.weights(&[5]));
                 let gemm = NewNode::new("Gemm", [t, weight, bias]).with("transB", 1);
