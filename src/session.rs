@@ -99,6 +99,8 @@ pub struct Options {
     pub target: Target,
     /// The pass after which the listener gets the text of the graph.
     pub print_after: Option<String>,
+    /// Whether the result declares the types of inner values.
+    pub value_info: bool,
     /// Whether the report says where rules fired, and where they nearly did and why not.
     pub explain: bool,
 }
@@ -460,6 +462,13 @@ fn into_model(document: Document, source: &Source) -> Result<Model, Error> {
     import(document).map_err(|error| Error::Import { file: source.name(), source: error })
 }
 
+/// The model with the types of its inner values, as far as inference knows them.
+fn declare_types(model: ModelProto, source: &Source) -> Result<ModelProto, Error> {
+    let mut model = into_model(Document { model, file_bytes: 0, unknown_fields: 0, folder: None }, source)?;
+    model.graph.declare_types();
+    Ok(export(&model))
+}
+
 /// Times the stages and tells the listener which one begins.
 struct Clock<'a> {
     stages: Vec<Stage>,
@@ -592,8 +601,11 @@ pub fn optimize_with(
         let (name, highest) = (&options.target.name, options.target.highest_opset);
         notes.push(format!("{name} runs operator sets up to {highest}, the result is of {version}"));
     }
-    let mut after = attempt.after;
-    after.bytes = clock.time("write", || write(attempt.exported, destination, external))?;
+    let (mut after, mut exported) = (attempt.after, attempt.exported);
+    if options.value_info {
+        exported = clock.time("export", || declare_types(exported, source))?;
+    }
+    after.bytes = clock.time("write", || write(exported, destination, external))?;
     Ok(Report {
         input: source.name(),
         output: destination.name(),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -477,6 +478,47 @@ fn sizes_of_an_input_are_fixed_or_named() {
         refused.stderr(predicate::str::contains(said));
     }
     assert!(!place.path("no.onnx").exists());
+}
+
+#[test]
+fn inner_types_are_declared_on_demand() {
+    use onnx_opt::proto::{GraphProto, ModelProto, ValueInfoProto};
+    use prost::Message;
+
+    fn results(graph: &GraphProto) -> BTreeSet<String> {
+        graph.node.iter().flat_map(|node| &node.output).filter(|name| !name.is_empty()).cloned().collect()
+    }
+    let place = Place::with(&["transformer_block.onnx", "loop_capture.onnx"]);
+    for model in ["transformer_block.onnx", "loop_capture.onnx"] {
+        for level in ["-O0", "-O2"] {
+            place.command(&[model, level, "-q", "--no-verify", "-o", "plain.onnx"]).assert().success();
+            place.command(&[model, level, "-q", "--value-info", "-o", "told.onnx"]).assert().success();
+            let read = |file: &str| ModelProto::decode(&fs::read(place.path(file)).unwrap()[..]).unwrap();
+            let (plain, mut told) = (read("plain.onnx"), read("told.onnx"));
+            let graph = told.graph.as_mut().unwrap();
+            let names = |values: &[ValueInfoProto]| -> BTreeSet<String> {
+                values.iter().map(|value| value.name().to_owned()).collect()
+            };
+            assert_eq!(&names(&graph.value_info) | &names(&graph.output), results(graph), "{model} {level}");
+            for body in graph.node.iter().flat_map(|node| &node.attribute).filter_map(|a| a.g.as_deref()) {
+                assert_eq!(&names(&body.value_info) | &names(&body.output), results(body), "{model} {level}");
+            }
+            // Declared once, and nothing else changed.
+            place.command(&["told.onnx", "-O0", "-q", "--value-info", "-o", "again.onnx"]).assert().success();
+            assert_eq!(
+                fs::read(place.path("again.onnx")).unwrap(),
+                fs::read(place.path("told.onnx")).unwrap()
+            );
+            fn bare(mut graph: GraphProto) -> GraphProto {
+                graph.value_info.clear();
+                for body in graph.node.iter_mut().flat_map(|node| &mut node.attribute) {
+                    body.g = body.g.take().map(|body| Box::new(bare(*body)));
+                }
+                graph
+            }
+            assert_eq!(bare(told.graph.unwrap()), bare(plain.graph.unwrap()), "{model} {level}");
+        }
+    }
 }
 
 #[test]

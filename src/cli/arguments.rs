@@ -96,6 +96,9 @@ pub struct Optimize {
     /// Put all larger weights into a file of their own beside the model
     #[arg(long)]
     pub external_data: bool,
+    /// Declare the type and shape of each inner value, as far as they are known
+    #[arg(long)]
+    pub value_info: bool,
 
     /// How far to go: 0 nothing, 1 the same bits, 2 also other rounding, 3 also a later operator set
     #[arg(short = 'O', value_name = "LEVEL", default_value_t = 2, help_heading = "Rewriting",
@@ -459,6 +462,7 @@ impl Optimize {
             trial: self.trial.trial(),
             sizes: Sizes::new(),
             external_data: self.external_data,
+            value_info: self.value_info,
             opset: self.opset,
             skip: self.skip.iter().cloned().collect(),
             only: self.only.iter().cloned().collect(),

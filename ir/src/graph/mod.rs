@@ -4,6 +4,7 @@
 //! step, and types are inferred where an edit reaches and nowhere else.
 
 mod context;
+mod declare;
 mod edit;
 mod inline;
 mod invariants;

@@ -100,7 +100,8 @@ fn linear_attention(cx: &Inference<'_>) -> Answer {
         }
         _ => None,
     };
-    let state_element = if cx.input(3).is_some() { cx.element(3) } else { None };
+    // A state that starts from nothing is kept in the type of the operands.
+    let state_element = cx.element(if cx.input(3).is_some() { 3 } else { 0 });
     Ok(Facts::from_iter([Fact::ranked(cx.element(0), result), Fact::ranked(state_element, state)]))
 }
 

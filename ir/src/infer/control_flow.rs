@@ -112,10 +112,12 @@ fn branch(cx: &Inference<'_>) -> Answer {
     Ok((0..cx.output_count()).map(joined).collect())
 }
 
-/// A state has its first type if the body never runs, else the one that the body gives it.
+/// A state has its first type if the body never runs, else the one that the body gives it. An optional may become
+/// what it holds.
 fn state(cx: &Inference<'_>, first: Option<&Type>, next: Option<&Type>) -> Fact {
     let ty = match (first, next) {
-        (Some(first), Some(next)) => join(cx.graph().context(), first, next).or_else(|| Some(outline(first))),
+        (Some(first), Some(next)) => join(cx.graph().context(), first, next),
+        (Some(Type::Optional(_)), None) => None,
         (first, next) => first.or(next).map(outline),
     };
     Fact { ty, elements: None }

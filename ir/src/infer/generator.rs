@@ -94,9 +94,11 @@ fn mel_weights(cx: &Inference<'_>) -> Answer {
     cx.one(Fact::tensor(named_type(cx, "output_datatype"), shape))
 }
 
-/// The axis is an attribute before version 20 and an operand since. The last axis holds real and imaginary part.
+/// The axis is an attribute before version 20 and an operand since. The last axis holds real and imaginary part; back
+/// from half of a spectrum the signal is real, and twice one less than that half is its length where no length is given.
 fn fourier(cx: &Inference<'_>) -> Answer {
     let flag = |name: &str| cx.node().int(name).unwrap_or(0) != 0;
+    let to_real = flag("onesided") && flag("inverse");
     let Some(shape) = cx.shape(0) else { return cx.one(Fact::ranked(cx.element(0), None)) };
     let mut result = Shape::from(shape);
     let axis = match (cx.version() < 20, cx.input(2)) {
@@ -107,18 +109,18 @@ fn fourier(cx: &Inference<'_>) -> Answer {
     match axis {
         Some(axis) => {
             let axis = cx.axis(axis, shape.len())?;
-            let length = if cx.input(1).is_some() { size_of(cx, 1) } else { shape[axis].clone() };
-            result[axis] = match (flag("onesided"), flag("inverse")) {
-                (false, _) => length,
-                (true, false) => half(&length),
-                (true, true) => cx.fresh(),
+            let length = match cx.input(1) {
+                Some(_) => size_of(cx, 1),
+                None if to_real => (&shape[axis] - &Dim::fixed(1)) * Dim::fixed(2),
+                None => shape[axis].clone(),
             };
+            result[axis] = if flag("onesided") && !to_real { half(&length) } else { length };
         }
         None if cx.input(1).is_none() && !flag("onesided") => {}
         None => result = cx.fresh_shape(shape.len()),
     }
     if let Some(last) = result.last_mut() {
-        *last = if flag("onesided") && flag("inverse") { cx.fresh() } else { Dim::fixed(2) };
+        *last = Dim::fixed(if to_real { 1 } else { 2 });
     }
     cx.one(Fact::tensor(cx.element(0), result))
 }
@@ -222,6 +224,10 @@ mod tests {
         let one_sided = [("onesided", 1.into())];
         assert_eq!(ty(17, "DFT", vec![signal()], &one_sided).unwrap(), "float[B, floor(L/2) + 1, 2]");
         assert_eq!(ty(20, "DFT", vec![signal(), int64("10")], &one_sided).unwrap(), "float[B, 6, 2]");
+        let back = [("onesided", 1.into()), ("inverse", 1.into())];
+        let half = || shaped(ElementType::Float, "B 6 2");
+        assert_eq!(ty(20, "DFT", vec![half()], &back).unwrap(), "float[B, 10, 1]");
+        assert_eq!(ty(20, "DFT", vec![half(), int64("11")], &back).unwrap(), "float[B, 11, 1]");
     }
 
     #[test]

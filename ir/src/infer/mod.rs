@@ -14,8 +14,10 @@ mod graph;
 mod indexing;
 mod join;
 mod matrix;
+mod ml;
 mod movement;
 mod normalization;
+mod preview;
 mod quantization;
 mod recurrent;
 mod reduction;
@@ -96,10 +98,10 @@ pub struct InferenceError {
     pub reason: String,
 }
 
-/// The inference rule of an operator of the default domain.
+/// The inference rule of an operator.
 type Rule = fn(&Inference<'_>) -> Result<Facts, InferenceError>;
 
-/// The families, each of which knows the rules of its operators.
+/// The families of the default domain, each of which knows the rules of its operators.
 const FAMILIES: &[fn(&str) -> Option<Rule>] = &[
     elementwise::rule,
     shape_values::rule,
@@ -125,10 +127,16 @@ const FAMILIES: &[fn(&str) -> Option<Rule>] = &[
 /// If its operands contradict each other so that no run could accept them.
 pub fn infer(graph: &Graph, node: NodeId) -> Result<Facts, InferenceError> {
     let Some(current) = graph.get_node(node) else { return Ok(Facts::new()) };
-    if current.operator().is_none() || !current.domain().is_empty() {
+    if current.operator().is_none() {
         return Ok(Facts::new());
     }
-    match FAMILIES.iter().find_map(|family| family(current.op_type())) {
+    let rule = match current.domain() {
+        "" => FAMILIES.iter().find_map(|family| family(current.op_type())),
+        "ai.onnx.ml" => ml::rule(current.op_type()),
+        "ai.onnx.preview" | "ai.onnx.preview.training" => preview::rule(current.op_type()),
+        _ => None,
+    };
+    match rule {
         Some(rule) => {
             let inference = Inference::new(graph, current);
             let facts = rule(&inference)?;
@@ -139,5 +147,21 @@ pub fn infer(graph: &Graph, node: NodeId) -> Result<Facts, InferenceError> {
             }
         }
         None => Ok(Facts::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema;
+
+    #[test]
+    fn every_operator_of_the_default_domain_has_a_rule() {
+        let operators = schema::operators().iter().filter(|operator| operator.domain.is_empty());
+        let without =
+            operators.filter(|operator| !FAMILIES.iter().any(|family| family(operator.op_type).is_some()));
+        let mut without: Vec<&str> = without.map(|operator| operator.op_type).collect();
+        without.dedup();
+        assert_eq!(without, [""; 0]);
     }
 }

@@ -52,7 +52,7 @@ pub(super) fn constant(tensor: Tensor) -> Operand {
     Operand::Constant(tensor)
 }
 
-/// The node on its operands.
+/// The node on its operands; the operator may have its domain before it, as in `ai.onnx.ml:Scaler`.
 fn build(
     opset: i64,
     op_type: &str,
@@ -60,7 +60,8 @@ fn build(
     attributes: &[(&str, AttributeValue)],
     outputs: usize,
 ) -> Result<(Graph, NodeId), GraphError> {
-    let mut graph = Graph::new(Context::with_opset(opset));
+    let (domain, op_type) = op_type.split_once(':').unwrap_or(("", op_type));
+    let mut graph = Graph::new(Context::new(8, [(domain.to_owned(), opset)], []));
     let mut inputs = Vec::new();
     for (index, operand) in operands.into_iter().enumerate() {
         inputs.push(match operand {
@@ -74,7 +75,7 @@ fn build(
             }
         });
     }
-    let mut new = NewNode::new(op_type, []);
+    let mut new = NewNode { domain: domain.to_owned(), ..NewNode::new(op_type, []) };
     new.inputs = inputs;
     new.outputs = outputs;
     for (name, value) in attributes {
