@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use onnx_opt_ir::{Model, export};
 use onnx_opt_passes::opset::{HIGHEST, RaiseError, raise};
-use onnx_opt_passes::rules;
+use onnx_opt_passes::{Target, rules};
 use prost::Message;
 
 use crate::report::{Pass, Summary};
@@ -20,19 +20,6 @@ pub enum Opset {
     Auto,
 }
 
-/// Operators of which onnxruntime does not have the version of opset 22.
-const ONLY_UP_TO_21: [&str; 9] = [
-    "Bernoulli",
-    "GlobalLpPool",
-    "MaxRoiPool",
-    "Multinomial",
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-    "RoiAlign",
-];
-
 /// Name of the conversion in reports.
 pub const RAISE: &str = "raise_opset";
 
@@ -42,14 +29,14 @@ pub(crate) struct Raised {
     pub passes: Vec<Pass>,
 }
 
-/// The model that passes make of `base`, raised as far as the rules need that make it smaller, `highest`
-/// at most; `None` if none does.
+/// The model that passes make of `base`, raised as far as the rules need that make it smaller and as the target runs
+/// it; `None` if none does.
 ///
 /// A model counts as smaller if it has fewer nodes and takes no more bytes. Of several versions the lowest counts that
 /// the next does not undercut.
 pub(crate) fn raise_as_it_pays<E>(
     base: &Model,
-    highest: i64,
+    target: &Target,
     run: &dyn Fn(&mut Model) -> Result<Vec<Pass>, E>,
 ) -> Result<Option<Raised>, E> {
     let attempt = |version: i64| -> Result<Result<Raised, RaiseError>, E> {
@@ -65,8 +52,7 @@ pub(crate) fn raise_as_it_pays<E>(
     let (nodes, bytes) = cost(base);
     let from = base.graph.opset();
     let operators = Summary::of(base, 0).operators;
-    let late = ONLY_UP_TO_21.iter().any(|&operator| operators.contains_key(operator));
-    let mut highest = highest.min(if late { 21 } else { HIGHEST });
+    let mut highest = target.highest_opset_of(operators.keys().map(String::as_str)).min(HIGHEST);
     let top = loop {
         if highest <= from {
             return Ok(None);

@@ -742,7 +742,7 @@ impl Job<'_> {
                 passes.extend(run(model)?);
             }
             Opset::Auto if self.options.level > 0 => {
-                if let Some(raised) = raise_as_it_pays(model, self.options.target.highest_opset, &run)? {
+                if let Some(raised) = raise_as_it_pays(model, &self.options.target, &run)? {
                     *model = raised.model;
                     passes.extend(raised.passes);
                 }

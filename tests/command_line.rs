@@ -570,6 +570,11 @@ fn the_operator_set_is_raised_where_asked_and_never_lowered() {
     assert_eq!(opset_of(&["transformer_block.onnx", "-o", "out.onnx"]), 17);
     assert_eq!(opset_of(&["transformer_block.onnx", "-O3", "-o", "out.onnx"]), 20);
     assert_eq!(opset_of(&["transformer_block.onnx", "-O3", "--opset", "keep", "-o", "out.onnx"]), 17);
+    // A runtime may lack later versions of single operators.
+    let profile = "name = \"mine\"\nhighest_opset = 21\nonly_up_to = { MatMul = 19 }\n";
+    fs::write(place.path("mine.toml"), profile).unwrap();
+    let limited = ["transformer_block.onnx", "-O3", "--target", "mine.toml", "-o", "out.onnx"];
+    assert_eq!(opset_of(&limited), 17);
     let lower = place.command(&["transformer_block.onnx", "--opset", "13", "-o", "no.onnx"]).assert().code(1);
     lower.stderr(predicate::str::contains("not converted down to opset 13"));
     assert!(!place.names().contains(&"no.onnx".to_owned()));

@@ -19,6 +19,10 @@ pub struct Target {
     pub name: String,
     /// The highest version of the default operator set that it runs.
     pub highest_opset: i64,
+    /// Operators of which it lacks the newest versions, and the highest version of the default operator set at which
+    /// it runs them. A model that has one is raised no further.
+    #[serde(default)]
+    pub only_up_to: BTreeMap<String, i64>,
     /// Operators outside the standard that a rewrite may emit, as in `com.microsoft:BiasGelu`.
     #[serde(default)]
     pub contrib: BTreeSet<String>,
@@ -54,9 +58,14 @@ pub enum TargetError {
     /// It names a rule that is not there.
     #[error("`avoid` names `{0}`, which is no pass and no rule")]
     NoSuchRule(String),
-    /// It gives a cost to an operator that neither the standard nor its own list of operators has.
-    #[error("`costs` names `{0}`, which is no operator of the standard and not in `contrib`")]
-    NoSuchOperator(String),
+    /// It says something of an operator that neither the standard nor its own list of operators has.
+    #[error("`{table}` names `{name}`, which is no operator of the standard{}", if *table == "costs" { " and not in `contrib`" } else { "" })]
+    NoSuchOperator {
+        /// Where.
+        table: &'static str,
+        /// The operator.
+        name: String,
+    },
     /// A cost is negative or not a number.
     #[error("the cost of `{0}` is negative or not a number")]
     Cost(String),
@@ -64,8 +73,13 @@ pub enum TargetError {
     #[error("`contrib` names `{0}`, which is not of the form domain:Operator")]
     NoDomain(String),
     /// The default operator set has no such version.
-    #[error("`highest_opset` is {0}, which is no version of the default operator set")]
-    Opset(i64),
+    #[error("`{table}` has {version}, which is no version of the default operator set")]
+    Opset {
+        /// Where.
+        table: &'static str,
+        /// The number.
+        version: i64,
+    },
     /// What it says of quantization makes no sense.
     #[error("`quantize`: {0}")]
     Quantize(String),
@@ -101,8 +115,14 @@ impl Target {
     /// If it is not one, or names rules or operators that are not there.
     pub fn parse(text: &str) -> Result<Self, TargetError> {
         let target: Self = toml::from_str(text)?;
-        if target.highest_opset < 1 {
-            return Err(TargetError::Opset(target.highest_opset));
+        let versioned = target.only_up_to.values().map(|&version| ("only_up_to", version));
+        if let Some((table, version)) =
+            versioned.chain([("highest_opset", target.highest_opset)]).find(|(_, version)| *version < 1)
+        {
+            return Err(TargetError::Opset { table, version });
+        }
+        if let Some(name) = target.only_up_to.keys().find(|name| versions("", name).is_empty()) {
+            return Err(TargetError::NoSuchOperator { table: "only_up_to", name: name.clone() });
         }
         if let Some(name) = target.contrib.iter().find(|name| !name.contains(':')) {
             return Err(TargetError::NoDomain(name.clone()));
@@ -115,7 +135,7 @@ impl Target {
         for (name, cost) in &target.costs {
             let (domain, op_type) = name.split_once(':').unwrap_or(("", name));
             if versions(domain, op_type).is_empty() && !target.contrib.contains(name) {
-                return Err(TargetError::NoSuchOperator(name.clone()));
+                return Err(TargetError::NoSuchOperator { table: "costs", name: name.clone() });
             }
             if cost.is_nan() || *cost < 0.0 {
                 return Err(TargetError::Cost(name.clone()));
@@ -147,6 +167,12 @@ impl Target {
         }
     }
 
+    /// The highest version of the default operator set at which it runs a model of these operators.
+    pub fn highest_opset_of<'a>(&self, operators: impl IntoIterator<Item = &'a str>) -> i64 {
+        let limits = operators.into_iter().filter_map(|op_type| self.only_up_to.get(op_type).copied());
+        limits.fold(self.highest_opset, i64::min)
+    }
+
     /// What a node of an operator costs, if the profile says so.
     pub fn listed_cost(&self, domain: &str, op_type: &str) -> Option<f64> {
         match canonical_domain(domain) {
@@ -169,6 +195,7 @@ impl Default for Target {
         Self::named(PROFILES[0].0).unwrap_or(Self {
             name: PROFILES[0].0.to_owned(),
             highest_opset: latest,
+            only_up_to: BTreeMap::new(),
             contrib: BTreeSet::new(),
             avoid: BTreeSet::new(),
             costs: BTreeMap::new(),
@@ -208,15 +235,36 @@ mod tests {
         assert_eq!(mine.listed_cost("com.microsoft", "Gelu"), Some(0.5));
 
         assert!(matches!(parse("avoid = [\"gelu\"]"), Err(TargetError::NoSuchRule(name)) if name == "gelu"));
-        assert!(
-            matches!(parse("costs.Gelo = 1.0"), Err(TargetError::NoSuchOperator(name)) if name == "Gelo")
+        assert_eq!(
+            parse("costs.Gelo = 1.0").unwrap_err().to_string(),
+            "`costs` names `Gelo`, which is no operator of the standard and not in `contrib`"
         );
+        assert_eq!(
+            parse("only_up_to.Gelo = 16").unwrap_err().to_string(),
+            "`only_up_to` names `Gelo`, which is no operator of the standard"
+        );
+        assert!(matches!(
+            parse("only_up_to.Gelu = 0"),
+            Err(TargetError::Opset { table: "only_up_to", version: 0 })
+        ));
         assert!(matches!(parse("costs.Gelu = -1.0"), Err(TargetError::Cost(_))));
         assert!(matches!(parse("costs.Gelu = nan"), Err(TargetError::Cost(_))));
         assert!(matches!(parse("contrib = [\"BiasGelu\"]"), Err(TargetError::NoDomain(_))));
         assert!(matches!(parse("colour = 1"), Err(TargetError::Form(_))));
         assert!(parse("quantize = \"onnxruntime\"").unwrap().quantization().is_some());
         assert!(matches!(parse("quantize = \"abacus\""), Err(TargetError::Quantize(_))));
-        assert!(matches!(Target::parse("name = \"x\"\nhighest_opset = 0"), Err(TargetError::Opset(0))));
+        assert!(matches!(Target::parse("name = \"x\"\nhighest_opset = 0"), Err(TargetError::Opset { .. })));
+    }
+
+    #[test]
+    fn an_operator_may_end_before_the_others() {
+        let text = "name = \"mine\"\nhighest_opset = 23\n[only_up_to]\nRoiAlign = 21\nGelu = 24";
+        let mine = Target::parse(text).unwrap();
+        assert_eq!(mine.highest_opset_of(["Relu", "RoiAlign"]), 21);
+        assert_eq!(mine.highest_opset_of(["Relu", "Gelu"]), 23);
+        // Kernels of onnxruntime, which the default target heeds as well.
+        for name in ["onnx", "onnxruntime"] {
+            assert_eq!(Target::named(name).unwrap().highest_opset_of(["RandomNormal"]), 21, "{name}");
+        }
     }
 }

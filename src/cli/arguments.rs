@@ -49,6 +49,7 @@ nothing that onnxruntime is slow at. A file of yours holds what theirs do:
     highest_opset = 17
     avoid = [\"gelu_erf\"]                  # rules and passes
     contrib = [\"com.microsoft:BiasGelu\"]  # operators outside the standard that may be emitted
+    only_up_to = { RoiAlign = 15 }         # operators that it lacks the later versions of
     [costs]                                # beside an elementwise operator's 1; inf: there is none
     HardSwish = inf
 
