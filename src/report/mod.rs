@@ -1,7 +1,6 @@
 //! What a model holds and costs, and what was done to it.
 
 mod explanation;
-mod macs;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,7 +10,7 @@ use onnx_opt_ir::{Graph, Model, Node, Tensor};
 use serde::Serialize;
 
 pub use explanation::{Declined, Places, RuleReport, explain};
-pub use macs::Macs;
+pub use onnx_opt_passes::macs::Macs;
 
 use crate::verify::VerifyReport;
 

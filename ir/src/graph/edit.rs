@@ -60,6 +60,9 @@ pub enum GraphError {
         /// The type of the replacement.
         new_type: Box<Type>,
     },
+    /// A value is no constant that may become another.
+    #[error("`{0}` is no constant of its own")]
+    NotConstant(String),
     /// A body cannot take the place of its node.
     #[error("the body of `{0}` cannot take its place")]
     NotInlinable(String),
@@ -863,6 +866,44 @@ impl Graph {
                 }
             }
         }
+    }
+
+    /// Gives a constant another tensor, of any type, under the name that it has. What was inferred from the old one
+    /// stays until [`Graph::infer_anew`].
+    ///
+    /// # Errors
+    /// If the value is no constant of this graph, or a formal input declares its type.
+    pub fn set_constant(&mut self, value: ValueId, tensor: impl Into<Arc<Tensor>>) -> Result<(), GraphError> {
+        let declared = self.inputs.iter().any(|input| input.value == value);
+        let name = self.display_name(value);
+        let tensor = tensor.into();
+        match self.value_mut(value) {
+            Some(Value { producer: Producer::Constant(constant), ty, elements, .. }) if !declared => {
+                *ty = Some(tensor.ty());
+                *elements = None;
+                constant.tensor = tensor;
+                if let Form::Node { origin, .. } = &mut constant.form {
+                    *origin = None;
+                }
+                Ok(())
+            }
+            Some(_) => Err(GraphError::NotConstant(name)),
+            None => Err(GraphError::NoSuchValue(value)),
+        }
+    }
+
+    /// Forgets every type that inference found, and the declarations of inner values that it contradicts then, and
+    /// infers the graph again: after edits that changed sizes. Returns what contradicts itself.
+    pub fn infer_anew(&mut self) -> Vec<InferenceError> {
+        self.forget_types();
+        let errors = infer::infer_graph(self);
+        let (values, context) = (&self.values, &self.context);
+        self.value_info.retain(|(value, declaration)| {
+            let known = value.and_then(|value| values.get(value.0 as usize)?.as_ref()?.ty.as_ref());
+            let declared = declaration.r#type.as_ref().and_then(|ty| types_proto::from_proto(ty, context));
+            !matches!((known, declared), (Some(known), Some(declared)) if known.contradicts(&declared))
+        });
+        errors
     }
 
     /// Forgets declarations of inner values that name no value of this graph.

@@ -1,0 +1,144 @@
+//! What a graph costs, as it is and with classes of lanes gone: multiply-accumulates, weights, energy.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use onnx_opt_ir::graph::Slot;
+use onnx_opt_ir::{ElementType, Graph, NodeId, ValueId};
+use serde::Serialize;
+
+use super::lanes::{Axis, Lanes, Place, place};
+use crate::macs::Macs;
+
+/// What a run costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Cost {
+    /// Multiply-accumulates; sizes that are not known count as one.
+    pub macs: u64,
+    /// Elements of the weights.
+    pub parameters: u64,
+    /// Bytes of the weights.
+    pub bytes: u64,
+    /// Elements that nodes compute.
+    pub activations: u64,
+    /// An estimate of the energy in joules, see [`energy`].
+    pub joules: f64,
+}
+
+/// Energy of one multiplication and one addition, in picojoules, for 45 nm: M. Horowitz, "Computing's energy problem",
+/// ISSCC 2014.
+const FP32: f64 = 3.7 + 0.9;
+/// Of 16-bit floats, from the same table.
+const FP16: f64 = 1.1 + 0.4;
+/// Of 8-bit integers with 32-bit sums, from the same table.
+const INT8: f64 = 0.2 + 0.1;
+/// Of reading 32 bits from 8 KB of static memory, from the same table.
+const SRAM: f64 = 5.0;
+/// Of reading 32 bits from dynamic memory, from the same table.
+const DRAM: f64 = 640.0;
+
+/// An estimate of the energy of a run in joules: each multiply-accumulate, each weight read once from dynamic memory,
+/// each computed element once from static memory.
+pub fn energy(element: ElementType, macs: u64, weight_bytes: u64, activation_bytes: u64) -> f64 {
+    let product = match element {
+        ElementType::Float16 | ElementType::Bfloat16 => FP16,
+        element if element.is_integer() && element.bits() <= 8 => INT8,
+        _ => FP32,
+    };
+    let words = |bytes: u64| bytes as f64 / 4.0;
+    1e-12 * (macs as f64 * product + words(weight_bytes) * DRAM + words(activation_bytes) * SRAM)
+}
+
+/// The sizes that are left of the axes of a graph.
+pub struct Left<'a> {
+    graph: &'a Graph,
+    lanes: &'a Lanes,
+    /// Numbers of lanes by the first lane of the axis.
+    sizes: BTreeMap<u32, u64>,
+}
+
+impl<'a> Left<'a> {
+    /// What is left when these classes are gone.
+    pub fn of(graph: &'a Graph, lanes: &'a Lanes, gone: &BTreeSet<u32>) -> Self {
+        let mut sizes = BTreeMap::new();
+        for (_, axes) in lanes.places() {
+            for axis in axes {
+                if let Axis::Lanes { start, .. } = axis {
+                    let left = axis.lanes().filter(|&lane| !gone.contains(&lanes.class(lane))).count();
+                    if left < axis.size() {
+                        sizes.insert(*start, left as u64);
+                    }
+                }
+            }
+        }
+        Self { graph, lanes, sizes }
+    }
+
+    /// The size of an axis of a tensor, if it has lost something.
+    pub fn at(&self, place: Place, axis: usize) -> Option<u64> {
+        match self.lanes.axes(place)?.get(axis)? {
+            Axis::Lanes { start, .. } => self.sizes.get(start).copied(),
+            Axis::Single | Axis::Open => None,
+        }
+    }
+
+    /// The size of an axis of a value, if it has lost something: of a constant vector, at its first use.
+    fn of_value(&self, value: ValueId, axis: usize) -> Option<u64> {
+        self.at(self.place_of(value)?, axis)
+    }
+
+    fn place_of(&self, value: ValueId) -> Option<Place> {
+        if self.lanes.axes(Place::Value(value)).is_some() {
+            return Some(Place::Value(value));
+        }
+        let consumer = self.graph.consumers(value).next()?;
+        match consumer.slot {
+            Slot::Input(slot) => place(self.graph, consumer.node, slot as usize),
+            Slot::Capture(_) => None,
+        }
+    }
+
+    /// Elements of a value.
+    fn volume(&self, value: ValueId) -> u64 {
+        let Some(shape) = self.graph.shape(value) else { return 0 };
+        let sizes = shape.iter().enumerate().map(|(axis, size)| {
+            let own = || size.evaluate(&|_| Some(1)).and_then(|size| u64::try_from(size).ok());
+            self.of_value(value, axis).or_else(own).unwrap_or(1)
+        });
+        sizes.fold(1, u64::saturating_mul)
+    }
+
+    /// Multiply-accumulates of a node; none where its shapes are not known.
+    pub fn macs(&self, node: NodeId) -> u64 {
+        let Some(node) = self.graph.get_node(node) else { return 0 };
+        Macs::of_node(self.graph, node, &|value, axis| self.of_value(value, axis)).unwrap_or(0)
+    }
+
+    /// All of it.
+    pub fn cost(&self) -> Cost {
+        let mut cost = Cost::default();
+        let mut activation_bytes = 0u64;
+        let mut element = ElementType::Float;
+        for (id, _) in self.graph.values() {
+            let volume = self.volume(id);
+            let bits = self.graph.element(id).map_or(0, ElementType::bits) as u64;
+            let bytes = volume.saturating_mul(bits).div_ceil(8);
+            match self.graph.constant(id) {
+                Some(tensor) => {
+                    cost.parameters = cost.parameters.saturating_add(volume);
+                    cost.bytes = cost.bytes.saturating_add(bytes);
+                    if super::group::is_weight(tensor) {
+                        element = tensor.element();
+                    }
+                }
+                None if self.graph.producer(id).is_some() => {
+                    cost.activations = cost.activations.saturating_add(volume);
+                    activation_bytes = activation_bytes.saturating_add(bytes);
+                }
+                None => {}
+            }
+        }
+        cost.macs = self.graph.nodes().fold(0u64, |sum, (id, _)| sum.saturating_add(self.macs(id)));
+        cost.joules = energy(element, cost.macs, cost.bytes, activation_bytes);
+        cost
+    }
+}

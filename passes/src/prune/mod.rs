@@ -1,0 +1,21 @@
+//! Structured pruning: whole channels, heads and hidden units go, wherever they are coupled, and a smaller dense graph
+//! is left.
+//!
+//! Every index of every axis is a lane ([`lanes`]); each operator says which lanes are one ([`couple`]); classes that
+//! touch the same axes of the same weights make a group, in which one may go instead of another ([`group`]). What they
+//! are worth ([`importance`]) gives an order ([`order`]), the target ends it ([`plan`]), and [`remove`] cuts.
+
+pub mod cost;
+pub mod couple;
+pub mod group;
+pub mod importance;
+pub mod lanes;
+pub mod order;
+pub mod plan;
+pub mod remove;
+
+pub use couple::couple;
+pub use group::{Group, Groups};
+pub use importance::{Importance, Norm, Normalization};
+pub use order::{Limits, Ranking};
+pub use plan::{Options, Outcome, PruneError, Target, prune};

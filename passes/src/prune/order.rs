@@ -1,0 +1,132 @@
+//! The order in which units go: steps of one group each, every beginning of which is a legal choice.
+
+use onnx_opt_ir::Graph;
+
+use super::group::Groups;
+use super::importance::{Normalization, Scores};
+
+/// Among which units the least important are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Ranking {
+    /// Each group loses the same share.
+    #[default]
+    Local,
+    /// All units of the graph are held against each other.
+    Global,
+    /// Units of groups with the same axes of the same operators are held against each other.
+    Isomorphic,
+}
+
+/// What must be left of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Channels that are left are a multiple of this, where they were.
+    pub multiple: usize,
+    /// Channels that are left, at least.
+    pub floor: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { multiple: 1, floor: 1 }
+    }
+}
+
+/// Units of one group that go together, so that what is left is within the limits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// The group.
+    pub group: usize,
+    /// Its units.
+    pub units: Vec<usize>,
+    /// When: steps go by this. A share of the group for [`Ranking::Local`], else a score.
+    pub key: f64,
+    /// The share of its group that is gone after it.
+    pub share: f64,
+}
+
+/// The steps in order.
+pub fn steps(
+    graph: &Graph,
+    groups: &Groups,
+    scores: &Scores,
+    normalization: Normalization,
+    ranking: Ranking,
+    limits: Limits,
+) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for (number, (group, own)) in groups.groups.iter().zip(scores).enumerate() {
+        let comparable = normalization.apply(own);
+        let mut order: Vec<usize> = (0..group.len()).collect();
+        order.sort_by(|&a, &b| comparable[a].total_cmp(&comparable[b]).then(a.cmp(&b)));
+        let mut units = Vec::new();
+        for (position, &unit) in order.iter().enumerate() {
+            units.push(unit);
+            let left = group.len() - position - 1;
+            if left == 0 || left * group.block() < limits.floor {
+                break;
+            }
+            if !fits(left, group.len(), group.block(), limits.multiple) {
+                continue;
+            }
+            let share = (position + 1) as f64 / group.len() as f64;
+            let mean = units.iter().map(|&unit| comparable[unit]).sum::<f64>() / units.len() as f64;
+            steps.push(Step { group: number, units: std::mem::take(&mut units), key: mean, share });
+        }
+    }
+    match ranking {
+        Ranking::Local => {
+            // Between groups that have lost the same share the scores decide.
+            steps.sort_by(|a, b| a.share.total_cmp(&b.share).then(a.key.total_cmp(&b.key)));
+            steps.iter_mut().for_each(|step| step.key = step.share);
+        }
+        Ranking::Global => by_score(&mut steps),
+        Ranking::Isomorphic => isomorphic(graph, groups, &mut steps),
+    }
+    steps
+}
+
+/// Whether so many units may be left: a multiple of channels, or of the units where a unit is such a multiple itself.
+fn fits(left: usize, all: usize, block: usize, multiple: usize) -> bool {
+    let multiple = multiple.max(1);
+    // A group that is no multiple itself cannot get worse.
+    (left * block).is_multiple_of(multiple) || all * block < multiple
+}
+
+/// By score, the steps of each group in their order.
+fn by_score(steps: &mut [Step]) {
+    let mut highest: std::collections::BTreeMap<usize, f64> = std::collections::BTreeMap::new();
+    for step in steps.iter_mut() {
+        let before = highest.entry(step.group).or_insert(f64::NEG_INFINITY);
+        step.key = step.key.max(*before);
+        *before = step.key;
+    }
+    steps.sort_by(|a, b| {
+        a.key.total_cmp(&b.key).then(a.group.cmp(&b.group)).then(a.share.total_cmp(&b.share))
+    });
+}
+
+/// Each set of groups of one topology loses the same share, the least important first.
+fn isomorphic(graph: &Graph, groups: &Groups, steps: &mut Vec<Step>) {
+    let topologies: Vec<Vec<String>> = groups.groups.iter().map(|group| group.topology(graph)).collect();
+    let mut sets: std::collections::BTreeMap<&[String], Vec<Step>> = std::collections::BTreeMap::new();
+    for step in steps.drain(..) {
+        if let Some(topology) = topologies.get(step.group) {
+            sets.entry(topology).or_default().push(step);
+        }
+    }
+    for (topology, mut set) in sets {
+        by_score(&mut set);
+        let members = groups.groups.iter().zip(&topologies).filter(|(_, other)| other.as_slice() == topology);
+        let all: usize = members.map(|(group, _)| group.len()).sum();
+        let mut gone = 0;
+        for step in &mut set {
+            gone += step.units.len();
+            step.key = gone as f64 / all.max(1) as f64;
+        }
+        steps.extend(set);
+    }
+    steps.sort_by(|a, b| {
+        a.key.total_cmp(&b.key).then(a.group.cmp(&b.group)).then(a.share.total_cmp(&b.share))
+    });
+}

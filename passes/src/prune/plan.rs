@@ -1,0 +1,300 @@
+//! How far pruning goes, and what came of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use onnx_opt_ir::graph::Slot;
+use onnx_opt_ir::{Graph, Model, NodeId, ValueId};
+use serde::Serialize;
+use thiserror::Error;
+
+use super::cost::{Cost, Left};
+use super::couple::couple;
+use super::group::{Group, Groups, Stays};
+use super::importance::{Importance, Norm, Normalization};
+use super::lanes::Lanes;
+use super::order::{Limits, Ranking, Step, steps};
+use super::remove::{self, RemovalError, masked};
+
+/// What is to be gone, as a share between 0 and 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Target {
+    /// Of the units of every group, or of all together where they are ranked together.
+    Units(f64),
+    /// Of the multiply-accumulates.
+    Macs(f64),
+    /// Of the bytes of the weights.
+    Bytes(f64),
+}
+
+/// How to prune.
+pub struct Options<'a> {
+    /// How far.
+    pub target: Target,
+    /// What units are worth.
+    pub importance: &'a dyn Importance,
+    /// How scores of several groups are made comparable.
+    pub normalization: Normalization,
+    /// Which units are held against each other.
+    pub ranking: Ranking,
+    /// What must be left.
+    pub limits: Limits,
+    /// Whether a weight of this name, or a node of this name, stays as it is.
+    pub excluded: &'a dyn Fn(&str) -> bool,
+    /// Whether groups may go although the result is then no masked original.
+    pub approximate: bool,
+}
+
+impl Options<'_> {
+    /// With a target, and everything else as it is when nothing is said.
+    pub fn new(target: Target) -> Self {
+        Self {
+            target,
+            importance: &Norm::L2,
+            normalization: Normalization::default(),
+            ranking: Ranking::default(),
+            limits: Limits::default(),
+            excluded: &|_| false,
+            approximate: true,
+        }
+    }
+}
+
+/// Why nothing was pruned.
+#[derive(Debug, Error)]
+pub enum PruneError {
+    /// There is nothing to take.
+    #[error("nothing can be pruned{0}")]
+    Nothing(String),
+    /// A step went wrong.
+    #[error(transparent)]
+    Removal(#[from] RemovalError),
+}
+
+/// A layer and what is left of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Layer {
+    /// Name of the node.
+    pub name: String,
+    /// Its operator.
+    pub op_type: String,
+    /// Sizes of its weight before.
+    pub before: Vec<u64>,
+    /// And after.
+    pub after: Vec<u64>,
+    /// Multiply-accumulates before.
+    pub macs_before: u64,
+    /// And after.
+    pub macs_after: u64,
+}
+
+/// What was removed of a group.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct GroupReport {
+    /// The weight that makes its channels.
+    pub weight: String,
+    /// Units before.
+    pub before: usize,
+    /// Units after.
+    pub after: usize,
+    /// Channels of a unit.
+    pub block: usize,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Costs before.
+    pub before: Cost,
+    /// Costs after.
+    pub after: Cost,
+    /// Layers with weights.
+    pub layers: Vec<Layer>,
+    /// Groups.
+    pub groups: Vec<GroupReport>,
+    /// What stays, and why.
+    pub barriers: Vec<Stays>,
+    /// Why the result is not the original with slices set to zero, where it is not.
+    pub approximate: Vec<String>,
+    /// The original with the removed slices set to zero, if the result computes the same.
+    pub masked: Option<Graph>,
+}
+
+/// Takes the least important units out of a model.
+///
+/// # Errors
+/// If nothing can be pruned, or what is left does not fit together; the model is then unchanged.
+pub fn prune(model: &mut Model, options: &Options<'_>) -> Result<Outcome, PruneError> {
+    model.raise_ir_version();
+    let graph = &model.graph;
+    let lanes = couple(graph);
+    let mut groups = Groups::of(graph, &lanes);
+    groups.groups.retain(|group| is_wanted(graph, group, options));
+    if groups.groups.is_empty() {
+        return Err(PruneError::Nothing(first_barrier(&groups)));
+    }
+    let scores = options.importance.scores(graph, &groups);
+    let steps = steps(graph, &groups, &scores, options.normalization, options.ranking, options.limits);
+    let count = reach(graph, &lanes, &groups, &steps, options);
+    let removed = &steps[..count];
+    let gone = classes_of(&groups, removed);
+    if gone.is_empty() {
+        return Err(PruneError::Nothing(" within the limits".to_owned()));
+    }
+
+    let before = Left::of(graph, &lanes, &BTreeSet::new());
+    let left = Left::of(graph, &lanes, &gone);
+    let touched: BTreeSet<usize> = removed.iter().map(|step| step.group).collect();
+    let mut approximate: Vec<String> = Vec::new();
+    for reason in
+        touched.iter().filter_map(|&group| groups.groups.get(group)).flat_map(|group| &group.approximate)
+    {
+        if !approximate.contains(reason) {
+            approximate.push(reason.clone());
+        }
+    }
+    let masked = match approximate.is_empty() {
+        true => Some(masked(graph, &lanes, &gone)?),
+        false => None,
+    };
+    let outcome = Outcome {
+        before: before.cost(),
+        after: left.cost(),
+        layers: layers(graph, &before, &left),
+        groups: group_reports(graph, &groups, removed),
+        barriers: groups.barriers.clone(),
+        approximate,
+        masked,
+    };
+    let mut result = graph.clone();
+    remove::remove(&mut result, &lanes, &gone)?;
+    model.graph = result;
+    Ok(outcome)
+}
+
+/// Why nothing goes, by the first thing in the way.
+fn first_barrier(groups: &Groups) -> String {
+    let first = groups.barriers.first();
+    first.map_or_else(String::new, |stays| {
+        format!(": axis {} of `{}` stays, by {} ({})", stays.axis, stays.weight, stays.at, stays.reason)
+    })
+}
+
+fn is_wanted(graph: &Graph, group: &Group, options: &Options<'_>) -> bool {
+    let named = |value: ValueId| {
+        let users = graph
+            .consumers(value)
+            .filter_map(|consumer| graph.get_node(consumer.node)?.name().map(str::to_owned));
+        let mut names = users.chain([graph.display_name(value)]);
+        names.any(|name| (options.excluded)(&name))
+    };
+    group.len() > 1
+        && (options.approximate || group.approximate.is_empty())
+        && !group.weights.iter().any(|member| named(member.value))
+}
+
+fn classes_of(groups: &Groups, steps: &[Step]) -> BTreeSet<u32> {
+    let units = steps.iter().filter_map(|step| Some((groups.groups.get(step.group)?, &step.units)));
+    units
+        .flat_map(|(group, units)| units.iter().filter_map(|&unit| group.classes.get(unit).copied()))
+        .collect()
+}
+
+/// How many steps reach the target.
+fn reach(graph: &Graph, lanes: &Lanes, groups: &Groups, steps: &[Step], options: &Options<'_>) -> usize {
+    /// Shares are sums of fractions.
+    const SLACK: f64 = 1e-9;
+    let measure: Box<dyn Fn(&Cost) -> u64> = match (options.target, options.ranking) {
+        (Target::Units(share), Ranking::Local | Ranking::Isomorphic) => {
+            return steps.iter().take_while(|step| step.key <= share + SLACK).count();
+        }
+        (Target::Units(share), Ranking::Global) => {
+            let all = groups.units() as f64;
+            let mut gone = 0;
+            let within = |step: &&Step| {
+                gone += step.units.len();
+                gone as f64 <= share * all + SLACK
+            };
+            return steps.iter().take_while(within).count();
+        }
+        (Target::Macs(_), _) => Box::new(|cost| cost.macs),
+        (Target::Bytes(_), _) => Box::new(|cost| cost.bytes),
+    };
+    let (Target::Units(share) | Target::Macs(share) | Target::Bytes(share)) = options.target;
+    let after =
+        |count: usize| measure(&Left::of(graph, lanes, &classes_of(groups, &steps[..count])).cost()) as f64;
+    let goal = after(0) * (1.0 - share);
+    // Costs fall with every step: the first count that is past the goal, or the one before if that is nearer.
+    let (mut low, mut high) = (0, steps.len());
+    while low < high {
+        let middle = (low + high) / 2;
+        if after(middle) <= goal { high = middle } else { low = middle + 1 }
+    }
+    let past = low.min(steps.len());
+    match past.checked_sub(1) {
+        Some(before) if (after(before) - goal).abs() < (after(past) - goal).abs() => before,
+        _ => past,
+    }
+}
+
+/// The nodes with weights.
+fn layers(graph: &Graph, before: &Left<'_>, left: &Left<'_>) -> Vec<Layer> {
+    let mut nodes: Vec<NodeId> = graph.nodes().map(|(id, _)| id).collect();
+    nodes.sort_by_key(|&id| graph.node(id).position());
+    let layer = |id: NodeId| {
+        let node = graph.node(id);
+        let (slot, value) = node.inputs().iter().enumerate().find_map(|(slot, &value)| {
+            let value = value?;
+            graph.constant(value).filter(|tensor| super::group::is_weight(tensor)).map(|_| (slot, value))
+        })?;
+        let macs_before = before.macs(id);
+        if macs_before == 0 && !node.is("Gather") {
+            return None;
+        }
+        let place = super::lanes::place(graph, id, slot)?;
+        let sizes: Vec<u64> = graph.constant(value)?.shape().iter().map(|&size| size as u64).collect();
+        let after =
+            sizes.iter().enumerate().map(|(axis, &size)| left.at(place, axis).unwrap_or(size)).collect();
+        let name = node.name().filter(|name| !name.is_empty()).map(str::to_owned);
+        Some(Layer {
+            name: name.unwrap_or_else(|| graph.display_name(value)),
+            op_type: node.op_type().to_owned(),
+            before: sizes,
+            after,
+            macs_before,
+            macs_after: left.macs(id),
+        })
+    };
+    nodes.into_iter().filter_map(layer).collect()
+}
+
+fn group_reports(graph: &Graph, groups: &Groups, steps: &[Step]) -> Vec<GroupReport> {
+    let mut gone: BTreeMap<usize, usize> = BTreeMap::new();
+    for step in steps {
+        *gone.entry(step.group).or_default() += step.units.len();
+    }
+    let report = |(number, group): (usize, &Group)| GroupReport {
+        weight: name(graph, group),
+        before: group.len(),
+        after: group.len() - gone.get(&number).copied().unwrap_or(0),
+        block: group.block(),
+    };
+    groups.groups.iter().enumerate().map(report).collect()
+}
+
+/// A group goes by the weight that makes its channels.
+pub fn name(graph: &Graph, group: &Group) -> String {
+    let Some(member) = group
+        .weights
+        .iter()
+        .find(|member| graph.constant(member.value).is_some_and(|w| super::group::is_weight(w)))
+    else {
+        return String::new();
+    };
+    let value = graph.get_value(member.value).and_then(|value| value.name());
+    let user = || {
+        let consumer =
+            graph.consumers(member.value).find(|consumer| matches!(consumer.slot, Slot::Input(_)))?;
+        Some(super::couple::title(graph, consumer.node))
+    };
+    value.map(str::to_owned).or_else(user).unwrap_or_default()
+}

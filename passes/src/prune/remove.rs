@@ -1,0 +1,254 @@
+//! Removal: slices of constants go, and what nodes say of sizes follows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use onnx_opt_ir::graph::GraphError;
+use onnx_opt_ir::{Graph, NodeId, Tensor, ValueId};
+use thiserror::Error;
+
+use super::couple::{Change, Kept};
+use super::group::Groups;
+use super::lanes::{Axis, Lanes, Place};
+
+/// Why slices could not be removed.
+#[derive(Debug, Error)]
+pub enum RemovalError {
+    /// A constant could not be cut.
+    #[error("`{0}` cannot be cut")]
+    Cut(String),
+    /// An edit was refused.
+    #[error(transparent)]
+    Edit(#[from] GraphError),
+    /// The graph does not fit together any more.
+    #[error("what is left does not fit together: {0}")]
+    Contradiction(String),
+}
+
+/// The classes of these units, given by group and number.
+pub fn classes(groups: &Groups, removed: &[Vec<usize>]) -> BTreeSet<u32> {
+    let pairs = groups.groups.iter().zip(removed);
+    pairs
+        .flat_map(|(group, units)| units.iter().filter_map(|&unit| group.classes.get(unit).copied()))
+        .collect()
+}
+
+/// Removes classes of lanes from a graph: constants are cut, nodes are told the sizes that are left, types are inferred
+/// anew. Inputs and outputs stay as they are.
+///
+/// # Errors
+/// If something does not fit; the graph is then no longer of use.
+pub fn remove(graph: &mut Graph, lanes: &Lanes, classes: &BTreeSet<u32>) -> Result<(), RemovalError> {
+    if classes.is_empty() {
+        return Ok(());
+    }
+    let goes = |class: u32| classes.contains(&class);
+    let changes: Vec<(NodeId, Change)> = graph
+        .nodes()
+        .filter_map(|(id, node)| Some((id, Kept { graph, id, node, lanes, goes: &goes }.change()?)))
+        .collect();
+    let cut = cut(graph, lanes, &goes)?;
+    let old: BTreeSet<ValueId> = cut.operands.iter().map(|(value, ..)| *value).collect();
+    for (value, tensor) in cut.values {
+        graph.set_constant(value, tensor)?;
+    }
+    for (value, uses) in group_by_tensor(cut.operands) {
+        replace(graph, value, uses)?;
+    }
+    let mut replaced = old;
+    for (id, change) in changes {
+        replaced.extend(apply(graph, id, change)?);
+    }
+    for value in replaced {
+        graph.remove_unused_constant(value);
+    }
+    match graph.infer_anew().into_iter().next() {
+        Some(error) => Err(RemovalError::Contradiction(error.to_string())),
+        None => Ok(()),
+    }
+}
+
+/// Tells a node what changed; gives the operands that it had before.
+fn apply(graph: &mut Graph, id: NodeId, change: Change) -> Result<Vec<ValueId>, GraphError> {
+    for name in change.dropped {
+        graph.remove_attribute(id, name)?;
+    }
+    for attribute in change.attributes {
+        graph.set_attribute(id, &attribute.name, attribute.value)?;
+    }
+    let mut before = Vec::new();
+    for (slot, tensor) in change.operands {
+        before.extend(graph.node(id).input(slot));
+        let constant = graph.add_constant(tensor);
+        graph.set_input(id, slot, Some(constant))?;
+    }
+    Ok(before)
+}
+
+/// The constants that lose slices.
+struct Cut {
+    values: Vec<(ValueId, Tensor)>,
+    operands: Vec<(ValueId, NodeId, u32, Tensor)>,
+}
+
+fn cut(graph: &Graph, lanes: &Lanes, goes: &dyn Fn(u32) -> bool) -> Result<Cut, RemovalError> {
+    let mut cut = Cut { values: Vec::new(), operands: Vec::new() };
+    for (place, axes) in lanes.places() {
+        let value = super::group::value_of(graph, place).filter(|&value| graph.constant(value).is_some());
+        let Some(value) = value else { continue };
+        let Some(tensor) = sliced(graph, lanes, value, axes, goes)? else { continue };
+        match place {
+            Place::Value(value) => cut.values.push((value, tensor)),
+            Place::Operand(node, slot) => cut.operands.push((value, node, slot, tensor)),
+        }
+    }
+    Ok(cut)
+}
+
+/// What is left of a constant, if it loses anything.
+fn sliced(
+    graph: &Graph,
+    lanes: &Lanes,
+    value: ValueId,
+    axes: &[Axis],
+    goes: &dyn Fn(u32) -> bool,
+) -> Result<Option<Tensor>, RemovalError> {
+    let Some(tensor) = graph.constant(value) else { return Ok(None) };
+    let mut left: Option<Tensor> = None;
+    for (index, axis) in axes.iter().enumerate() {
+        let kept: Vec<usize> = axis
+            .lanes()
+            .enumerate()
+            .filter(|(_, lane)| !goes(lanes.class(*lane)))
+            .map(|(at, _)| at)
+            .collect();
+        if kept.len() < axis.size() {
+            let whole = left.as_ref().unwrap_or(tensor);
+            let part = take(whole, index, &kept);
+            left = Some(part.ok_or_else(|| RemovalError::Cut(graph.display_name(value)))?);
+        }
+    }
+    Ok(left)
+}
+
+/// The slices of a tensor along an axis at these indices. `None` for elements without bytes of their own, and indices
+/// out of range.
+pub(super) fn take(tensor: &Tensor, axis: usize, indices: &[usize]) -> Option<Tensor> {
+    let bits = tensor.element().bits();
+    if bits == 0 || !bits.is_multiple_of(8) {
+        return None;
+    }
+    let size = *tensor.shape().get(axis)?;
+    let inner = tensor.shape()[axis + 1..].iter().product::<usize>() * (bits / 8);
+    let outer: usize = tensor.shape()[..axis].iter().product();
+    let raw = tensor.raw();
+    let mut bytes = Vec::with_capacity(outer * indices.len() * inner);
+    for row in 0..outer {
+        for &index in indices {
+            if index >= size {
+                return None;
+            }
+            let start = (row * size + index) * inner;
+            bytes.extend_from_slice(raw.get(start..start + inner)?);
+        }
+    }
+    let mut shape = tensor.shape().to_vec();
+    shape[axis] = indices.len();
+    Tensor::from_raw(tensor.element(), &shape, Bytes::from(bytes)).ok()
+}
+
+/// A new tensor and the operands that it is for.
+type Uses = Vec<(Arc<Tensor>, Vec<(NodeId, u32)>)>;
+
+fn group_by_tensor(cut: Vec<(ValueId, NodeId, u32, Tensor)>) -> BTreeMap<ValueId, Uses> {
+    let mut by_value: BTreeMap<ValueId, Uses> = BTreeMap::new();
+    for (value, node, slot, tensor) in cut {
+        let uses = by_value.entry(value).or_default();
+        match uses.iter_mut().find(|(known, _)| **known == tensor) {
+            Some((_, places)) => places.push((node, slot)),
+            None => uses.push((Arc::new(tensor), vec![(node, slot)])),
+        }
+    }
+    by_value
+}
+
+/// Gives the uses of a constant vector what is left of it for each; the name stays where all agree.
+fn replace(graph: &mut Graph, value: ValueId, uses: Uses) -> Result<(), GraphError> {
+    let all: usize = uses.iter().map(|(_, places)| places.len()).sum();
+    if let [(tensor, _)] = &uses[..]
+        && all == graph.use_count(value)
+    {
+        return graph.set_constant(value, tensor.clone());
+    }
+    for (tensor, places) in uses {
+        let constant = graph.add_constant(tensor);
+        for (node, slot) in places {
+            graph.set_input(node, slot as usize, Some(constant))?;
+        }
+    }
+    Ok(())
+}
+
+/// The graph with the slices of these classes set to zero in its weights: what is left of it computes the same, unless
+/// a group says that it is approximate.
+///
+/// # Errors
+/// If a constant could not be changed.
+pub fn masked(graph: &Graph, lanes: &Lanes, classes: &BTreeSet<u32>) -> Result<Graph, RemovalError> {
+    let mut result = graph.clone();
+    for (place, axes) in lanes.places() {
+        let Some(value) = super::group::value_of(graph, place) else { continue };
+        let Some(tensor) = graph.constant(value) else { continue };
+        if !tensor.element().is_float() || scales(graph, place) {
+            continue;
+        }
+        let mut bytes = tensor.raw().to_vec();
+        let mut news = false;
+        for (index, axis) in axes.iter().enumerate() {
+            let width = tensor.element().bits() / 8;
+            let inner = tensor.shape()[index + 1..].iter().product::<usize>() * width;
+            for (at, lane) in axis.lanes().enumerate() {
+                if !classes.contains(&lanes.class(lane)) {
+                    continue;
+                }
+                news = true;
+                let row = inner * axis.size();
+                for start in (0..bytes.len()).step_by(row.max(1)) {
+                    bytes[start + at * inner..start + (at + 1) * inner].fill(0);
+                }
+            }
+        }
+        if !news {
+            continue;
+        }
+        let zeroed = Tensor::from_raw(tensor.element(), tensor.shape(), bytes.into())
+            .map_err(|_| RemovalError::Cut(graph.display_name(value)))?;
+        match place {
+            Place::Value(value) => result.set_constant(value, zeroed)?,
+            Place::Operand(node, slot) => {
+                let constant = result.add_constant(zeroed);
+                result.set_input(node, slot as usize, Some(constant))?;
+            }
+        }
+    }
+    Ok(result)
+}
+
+/// Whether a constant divides: zeros in it would make what is no number.
+fn scales(graph: &Graph, place: Place) -> bool {
+    let divides = |node: NodeId, slot: u32| {
+        graph.get_node(node).is_some_and(|node| match node.op_type() {
+            "BatchNormalization" => slot >= 3,
+            "Div" | "Pow" | "Mod" | "QuantizeLinear" | "DequantizeLinear" => slot > 0,
+            _ => false,
+        })
+    };
+    match place {
+        Place::Operand(node, slot) => divides(node, slot),
+        Place::Value(value) => graph.consumers(value).any(|consumer| match consumer.slot {
+            onnx_opt_ir::graph::Slot::Input(slot) => divides(consumer.node, slot),
+            onnx_opt_ir::graph::Slot::Capture(_) => false,
+        }),
+    }
+}
