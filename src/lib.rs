@@ -35,6 +35,7 @@ pub mod data;
 pub mod engine;
 pub mod interface;
 pub mod opset;
+pub mod pruning;
 pub mod report;
 pub mod session;
 mod similar;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use onnx_opt_ir::load::load as import;
 use onnx_opt_ir::{Graph, ImportError, LoadError, Model, Symbol, check, export};
 use onnx_opt_passes::opset::RaiseError;
+use onnx_opt_passes::prune::PruneError;
 use onnx_opt_passes::{PassContext, PassError, PassManager, PassReport, Target, pipeline};
 use onnx_opt_proto::{
     Document, ExternalData, ExternalError, ExternalPolicy, ModelProto, OperatorSetIdProto, ReadError,
@@ -22,6 +23,7 @@ use crate::data::{self, DataError, DataErrorKind, Sample};
 use crate::engine::TractEval;
 use crate::interface::{SizeError, Sizes, set_sizes, tell_outputs};
 use crate::opset::{Opset, RAISE, conversion, raise_as_it_pays};
+use crate::pruning::{GroupsReport, PruneReport, Pruning};
 use crate::report::{Pass, Report, RuleReport, Skipped, Stage, Summary, Verification, explain};
 use crate::similar::{did_you_mean, similar};
 use crate::verify::{EngineChoice, Status, VerifyOptions, VerifyReport, bisect, verify};
@@ -97,6 +99,8 @@ pub struct Options {
     pub only: BTreeSet<String>,
     /// Where the result will run.
     pub target: Target,
+    /// What is pruned once the graph is optimized, if anything.
+    pub pruning: Option<Pruning>,
     /// The pass after which the listener gets the text of the graph.
     pub print_after: Option<String>,
     /// Whether the result declares the types of inner values.
@@ -263,6 +267,14 @@ pub enum Error {
         /// What is in the way.
         source: RaiseError,
     },
+    /// Nothing was pruned.
+    #[error("{file}: {source}")]
+    Prune {
+        /// The file.
+        file: String,
+        /// Why.
+        source: PruneError,
+    },
     /// Data for the inputs cannot be used.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -345,6 +357,9 @@ impl Error {
             Self::ModelOnTerminal => Some("name a file with -o, or send standard output somewhere"),
             Self::UnknownName { .. } => Some("`onnx-opt passes` and `onnx-opt rules` list the names"),
             Self::Write(_) => Some("name another place with -o"),
+            Self::Prune { .. } => {
+                Some("`onnx-opt prune --groups MODEL` says what could be pruned, and what not and why")
+            }
             Self::Opset { .. } => {
                 Some("leave out --opset, or name a version that every operator can follow to")
             }
@@ -586,6 +601,10 @@ pub fn optimize_with(
         notes.push(format!("the original graph was kept: the optimized one is {growth} bytes larger"));
         attempt = Attempt::unchanged(original.messages()?, before.clone());
     }
+    let mut pruning = None;
+    if let Some(wanted) = &options.pruning {
+        pruning = Some(job.prune(&mut attempt, wanted, &left_out, &mut clock)?);
+    }
     let versions = |model: &ModelProto| {
         let default = |import: &&OperatorSetIdProto| matches!(import.domain(), "" | "ai.onnx");
         model.opset_import.iter().find(default).map(OperatorSetIdProto::version)
@@ -617,9 +636,23 @@ pub fn optimize_with(
         passes: attempt.passes,
         rules: attempt.rules,
         verification: attempt.verification,
+        pruning,
         left_out,
         notes,
     })
+}
+
+/// What of a model could be pruned when it is optimized by a level, and what not and why.
+///
+/// # Errors
+/// If the model cannot be read or is not a legal graph.
+pub fn groups(source: &Source, level: u8) -> Result<GroupsReport, Error> {
+    let mut model = load(source)?.model;
+    let engine = TractEval::new();
+    let context = PassContext { const_eval: Some(&engine), ..PassContext::default() };
+    let passes = pipeline(level).run(&mut model, &context, |_, _| {});
+    passes.map_err(|error| Error::Passes { file: source.name(), source: error })?;
+    Ok(GroupsReport::of(&model.graph))
 }
 
 /// Holds two models against each other.
@@ -782,6 +815,52 @@ impl Job<'_> {
             declined: report.statistics.declined,
         };
         Ok(reports.into_iter().map(pass).collect())
+    }
+
+    /// Prunes what the passes made of a model, lets them at what is left, and judges that: it must compute what the graph
+    /// did with the removed slices set to zero, unless that is not what pruning did. How far it is from the original is
+    /// measured.
+    fn prune(
+        &self,
+        attempt: &mut Attempt,
+        pruning: &Pruning,
+        left_out: &BTreeSet<String>,
+        clock: &mut Clock<'_>,
+    ) -> Result<PruneReport, Error> {
+        let file = || self.original.source.name();
+        let document = read_bytes(attempt.exported.encode_to_vec().into())?;
+        let mut model = into_model(document, self.original.source)?;
+        let rest = Model { graph: Graph::new(model.graph.context().clone()), ..model.clone() };
+        let mut outcome = clock
+            .time("prune", || pruning.apply(&mut model))
+            .map_err(|source| Error::Prune { file: file(), source })?;
+        let masked = outcome.masked.take().map(|graph| export(&Model { graph, ..rest }));
+        let mut report = PruneReport::of(pruning, outcome);
+        let left_out = left_out.union(&self.grew).cloned().collect();
+        let listener = clock.listener;
+        let passes = clock.time("optimize", || self.run_passes(&mut model, &left_out, listener));
+        attempt.passes.extend(passes.map_err(|source| Error::Passes { file: file(), source })?);
+        let refused = |reason| Error::Refused { file: file(), reason };
+        clock
+            .time("check", || check(&model))
+            .map_err(|error| refused(format!("the graph is not legal: {error}")))?;
+        attempt.rules = explain(&attempt.passes, &model.graph);
+        attempt.after = Summary::of(&model, 0);
+        attempt.exported = clock.time("export", || export(&model));
+        let Some(trial) = &self.trial else { return Ok(report) };
+        let judge = |reference: &ModelProto, tolerance: Option<f64>, clock: &mut Clock<'_>| {
+            let trial = VerifyOptions { tolerance: tolerance.or(trial.tolerance), ..trial.clone() };
+            let found = clock.time("verify", || verify(reference, &attempt.exported, &trial));
+            match found.status {
+                Status::Failed { reason } => Err(refused(format!("what is left is wrong: {reason}"))),
+                _ => Ok(found),
+            }
+        };
+        if let Some(masked) = masked {
+            report.masked = Some(judge(&masked, None, clock)?);
+        }
+        report.error = Some(judge(&self.original.messages()?, Some(f64::INFINITY), clock)?);
+        Ok(report)
     }
 
     /// The result without the passes and rules that make it wrong, and their names.

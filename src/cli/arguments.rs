@@ -9,8 +9,11 @@ use onnx_opt::interface::{Size, Sizes};
 use onnx_opt::opset::Opset;
 use onnx_opt::passes::Target;
 use onnx_opt::passes::opset::HIGHEST;
+use onnx_opt::passes::prune::{self, Limits, Norm, Ranking};
+use onnx_opt::pruning::Pruning;
 use onnx_opt::session::{Destination, Effort, Options, Source, Trial};
 use onnx_opt::verify::EngineChoice;
+use regex::Regex;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -24,6 +27,7 @@ Examples:
   onnx-opt net.onnx --explain                where rules applied, and where not and why
   onnx-opt net.onnx --json -o out.onnx       the report as JSON
   cat net.onnx | onnx-opt - > out.onnx       as part of a pipe
+  onnx-opt net.onnx --prune 0.5              takes half of all channels, heads and hidden units out
   onnx-opt inspect net.onnx                  what a model holds and costs
   onnx-opt diff a.onnx b.onnx                what two models do not share
   onnx-opt ./inspect                         a model that is named like a command
@@ -52,6 +56,12 @@ nothing that onnxruntime is slow at. A file of yours holds what theirs do:
     only_up_to = { RoiAlign = 15 }         # operators that it lacks the later versions of
     [costs]                                # beside an elementwise operator's 1; inf: there is none
     HardSwish = inf
+
+Pruning:
+  --prune takes channels, heads and hidden units out wherever they are coupled, after the passes and \
+before them again. What is left is held against the original with the same slices set to zero; how far \
+its outputs are from those of the original is measured and told. `onnx-opt prune --groups` says what \
+can go and what cannot.
 
 Verification:
   Original and result run on the same inputs in a process of its own, with limits on time and memory. \
@@ -126,6 +136,9 @@ pub struct Optimize {
     #[arg(long, value_name = "PASS", help_heading = "Rewriting")]
     pub print_after: Option<String>,
 
+    #[command(flatten)]
+    prune: Prune,
+
     /// How much to verify: `auto`, a number of runs, or `off`
     #[arg(long, value_name = "EFFORT", default_value = "auto", value_parser = effort, help_heading = "Verification")]
     pub verify: Effort,
@@ -137,6 +150,106 @@ pub struct Optimize {
 
     #[command(flatten)]
     pub say: Say,
+}
+
+/// What is taken out.
+#[derive(Debug, Args)]
+struct Prune {
+    /// Take out this share of the channels, heads and hidden units, as 0.5: the least important of each group
+    #[arg(long = "prune", value_name = "SHARE", value_parser = share, group = "pruned", help_heading = "Pruning")]
+    units: Option<f64>,
+    /// Take out units until this share of the multiply-accumulates is gone
+    #[arg(long = "prune-macs", value_name = "SHARE", value_parser = share, group = "pruned", help_heading = "Pruning")]
+    macs: Option<f64>,
+    /// Take out units until this share of the bytes of the weights is gone
+    #[arg(long = "prune-bytes", value_name = "SHARE", value_parser = share, group = "pruned", help_heading = "Pruning")]
+    bytes: Option<f64>,
+    /// What units are worth: the sum of their weights' absolute values, the root of the sum of squares, or nothing
+    #[arg(
+        long = "prune-by",
+        value_name = "IMPORTANCE",
+        value_enum,
+        default_value = "l2",
+        requires = "pruned",
+        help_heading = "Pruning"
+    )]
+    importance: ImportanceName,
+    /// Which units are held against each other: those of a group, of groups of one topology, or all
+    #[arg(
+        long = "prune-among",
+        value_name = "UNITS",
+        value_enum,
+        default_value = "group",
+        requires = "pruned",
+        help_heading = "Pruning"
+    )]
+    ranking: RankingName,
+    /// Leave multiples of so many channels
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "pruned", help_heading = "Pruning")]
+    round_to: usize,
+    /// Leave at least so many channels of each layer
+    #[arg(
+        long = "prune-floor",
+        value_name = "N",
+        default_value_t = 1,
+        requires = "pruned",
+        help_heading = "Pruning"
+    )]
+    floor: usize,
+    /// Let weights and nodes whose names match alone
+    #[arg(long = "prune-exclude", value_name = "REGEX", requires = "pruned", help_heading = "Pruning")]
+    excluded: Vec<Regex>,
+    /// Let alone what changes statistics that run over channels, as in a LayerNormalization
+    #[arg(long = "prune-exact", requires = "pruned", help_heading = "Pruning")]
+    exact: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ImportanceName {
+    L1,
+    L2,
+    Random,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum RankingName {
+    Group,
+    Topology,
+    All,
+}
+
+impl Prune {
+    fn pruning(&self, seed: u64) -> Option<Pruning> {
+        let target = match (self.units, self.macs, self.bytes) {
+            (Some(share), ..) => prune::Target::Units(share),
+            (_, Some(share), _) => prune::Target::Macs(share),
+            (.., Some(share)) => prune::Target::Bytes(share),
+            _ => return None,
+        };
+        Some(Pruning {
+            importance: match self.importance {
+                ImportanceName::L1 => Norm::L1,
+                ImportanceName::L2 => Norm::L2,
+                ImportanceName::Random => Norm::Random(seed),
+            },
+            ranking: match self.ranking {
+                RankingName::Group => Ranking::Local,
+                RankingName::Topology => Ranking::Isomorphic,
+                RankingName::All => Ranking::Global,
+            },
+            limits: Limits { multiple: self.round_to, floor: self.floor },
+            excluded: self.excluded.clone(),
+            exact: self.exact,
+            ..Pruning::new(target)
+        })
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..1.0).contains(&share) => Ok(share),
+        _ => Err("expected a share from 0 to 1, as 0.5".to_owned()),
+    }
 }
 
 /// What models are compared on.
@@ -357,6 +470,25 @@ Example:
         #[arg(long)]
         json: bool,
     },
+    /// Show what of a model could be pruned, and what not and why
+    #[command(after_help = "\
+Examples:
+  onnx-opt prune net.onnx --groups               groups of channels that go together, and barriers
+  onnx-opt prune net.onnx --json | jq '.groups[].units'
+  onnx-opt net.onnx --prune 0.5 -o small.onnx    takes half of every group out")]
+    Prune {
+        /// The model; `-` is standard input
+        model: PathBuf,
+        /// Show the groups (which is all that there is to show)
+        #[arg(long)]
+        groups: bool,
+        /// The level that the model is optimized by before
+        #[arg(short = 'O', value_name = "LEVEL", default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=3))]
+        level: u8,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Run two models on the same inputs and show how far their outputs differ
     #[command(after_help = "\
 Examples:
@@ -409,6 +541,7 @@ impl Arguments {
             Some(
                 Command::Inspect { json, .. }
                 | Command::Diff { json, .. }
+                | Command::Prune { json, .. }
                 | Command::Verify(Compared { json, .. })
                 | Command::Rules { json, .. }
                 | Command::Passes { json, .. },
@@ -468,6 +601,7 @@ impl Optimize {
             skip: self.skip.iter().cloned().collect(),
             only: self.only.iter().cloned().collect(),
             target: self.target.clone(),
+            pruning: self.prune.pruning(self.trial.seed),
             print_after: self.print_after.clone(),
             explain: self.say.explain,
         };

@@ -9,6 +9,7 @@ mod interrupt;
 mod optimize;
 mod output;
 mod progress;
+mod prune;
 mod verify;
 
 use std::panic::{self, AssertUnwindSafe};
@@ -75,6 +76,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         None => optimize::run(&arguments.optimize),
         Some(Command::Inspect { model, json, text }) => inspect::run(model, *json, *text),
         Some(Command::Diff { a, b, json }) => diff::run(a, b, *json),
+        Some(Command::Prune { model, level, json, groups: _ }) => prune::run(model, *level, *json),
         Some(Command::Verify(compared)) => verify::run(compared),
         Some(Command::Rules { name, json }) => catalogue::rules(name.as_deref(), *json),
         Some(Command::Passes { level, json }) => catalogue::passes(*level, *json),

@@ -13,6 +13,7 @@ use super::format::{bytes, count, numbers, percent, seconds};
 use super::interrupt;
 use super::output::{BAD, GOOD, NOTE, Stream, TITLE};
 use super::progress::Progress;
+use super::prune;
 
 /// Optimizes as the arguments say and prints the report.
 pub fn run(arguments: &Optimize) -> Result<(), Error> {
@@ -70,6 +71,9 @@ fn text(report: &Report, verbose: bool, stream: Stream) -> String {
         Verification::Done(done) => verdict(done, stream),
     };
     text += &format!(" {verification}\n");
+    if let Some(pruning) = &report.pruning {
+        text += &prune::text(pruning, stream);
+    }
     if verbose {
         text += &passes(report);
     }

@@ -12,6 +12,7 @@ use serde::Serialize;
 pub use explanation::{Declined, Places, RuleReport, explain};
 pub use onnx_opt_passes::macs::Macs;
 
+use crate::pruning::PruneReport;
 use crate::verify::VerifyReport;
 
 /// One stage of the work.
@@ -168,6 +169,9 @@ pub struct Report {
     pub rules: Vec<RuleReport>,
     /// How the result was held against the original.
     pub verification: Verification,
+    /// What was pruned, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pruning: Option<PruneReport>,
     /// Rules and passes that were left out because their result differed.
     pub left_out: BTreeSet<String>,
     /// What is worth knowing.

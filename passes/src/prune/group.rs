@@ -6,6 +6,7 @@ use onnx_opt_ir::graph::Producer;
 use onnx_opt_ir::{Graph, Tensor, ValueId};
 use serde::Serialize;
 
+use super::couple::SPATIAL;
 use super::lanes::{Axis, Lanes, Place};
 
 /// Slices of one axis of one tensor that go with the units of a group.
@@ -80,7 +81,7 @@ impl Group {
 pub struct Groups {
     /// The groups, in the order of their first weights.
     pub groups: Vec<Group>,
-    /// Axes of weights that stay, wholly or in part.
+    /// Axes of weights that stay, wholly or in part; those of kernels over places are left out.
     pub barriers: Vec<Stays>,
 }
 
@@ -196,10 +197,12 @@ pub(super) fn is_weight(tensor: &Tensor) -> bool {
     long > 1 && (tensor.element().is_float() || narrow)
 }
 
-/// Where the first node that takes a constant stands; the weights that make a channel come before those that take it.
-fn first_use(graph: &Graph, member: &Member) -> (u32, usize, ValueId) {
+/// Where the first node that takes a constant stands: the weights that make a channel come before those that take it,
+/// and before their biases.
+fn first_use(graph: &Graph, member: &Member) -> (u32, bool, usize, ValueId) {
     let nodes = graph.consumers(member.value).filter_map(|consumer| graph.get_node(consumer.node));
-    (nodes.map(|node| node.position()).min().unwrap_or(u32::MAX), member.axis, member.value)
+    let vector = !graph.constant(member.value).is_some_and(|tensor| is_weight(tensor));
+    (nodes.map(|node| node.position()).min().unwrap_or(u32::MAX), vector, member.axis, member.value)
 }
 
 fn barriers(graph: &Graph, lanes: &Lanes, axes: &[(Place, ValueId, usize, Axis)]) -> Vec<Stays> {
@@ -212,7 +215,7 @@ fn barriers(graph: &Graph, lanes: &Lanes, axes: &[(Place, ValueId, usize, Axis)]
         }
         let mut reasons: BTreeMap<_, usize> = BTreeMap::new();
         for lane in axis.lanes() {
-            if let Some(barrier) = lanes.barrier(lane) {
+            if let Some(barrier) = lanes.barrier(lane).filter(|barrier| barrier.reason != SPATIAL) {
                 *reasons.entry(barrier).or_default() += 1;
             }
         }

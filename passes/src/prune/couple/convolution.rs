@@ -3,9 +3,7 @@
 use onnx_opt_ir::Node;
 
 use super::super::lanes::Axis;
-use super::{Change, Kept, Reason, Rule, Site, Way};
-
-const SPATIAL: &str = "places, not channels";
+use super::{Change, Kept, Reason, Rule, SPATIAL, Site, Way};
 
 pub(super) fn rule(node: &Node) -> Option<Rule> {
     Some(match node.op_type() {

@@ -24,6 +24,9 @@ use onnx_opt_ir::{Attribute, Graph, Node, NodeId, Tensor, ValueId};
 
 use super::lanes::{Axis, Barrier, Lanes, Place, place};
 
+/// Why axes of images and of kernels stay: nobody would look for channels there.
+pub const SPATIAL: &str = "places, not channels";
+
 /// Why a node cannot be followed.
 pub(super) type Reason = String;
 

@@ -3,7 +3,7 @@
 use onnx_opt_ir::{Node, Tensor};
 
 use super::super::lanes::Axis;
-use super::{Change, Kept, Reason, Rule, Site};
+use super::{Change, Kept, Reason, Rule, SPATIAL, Site};
 use crate::rules::facts::list;
 
 pub(super) fn rule(node: &Node) -> Option<Rule> {
@@ -156,8 +156,8 @@ fn blocks(site: &mut Site<'_>) -> Result<(Vec<Axis>, Vec<Axis>, usize), Reason> 
         return Err("the ranks do not fit".to_owned());
     }
     site.join(x[0], y[0]);
-    site.bar_all(&x[2..], "places, not channels");
-    site.bar_all(&y[2..], "places, not channels");
+    site.bar_all(&x[2..], SPATIAL);
+    site.bar_all(&y[2..], SPATIAL);
     Ok((x, y, size * size))
 }
 

@@ -3,7 +3,7 @@
 use onnx_opt_ir::{Dim, Node, Tensor};
 
 use super::super::lanes::Axis;
-use super::{Change, Kept, Reason, Rule, Site};
+use super::{Change, Kept, Reason, Rule, SPATIAL, Site};
 
 pub(super) fn rule(node: &Node) -> Option<Rule> {
     Some(match node.op_type() {
@@ -25,8 +25,8 @@ fn pool(site: &mut Site<'_>) -> Result<(), Reason> {
         return Err("the ranks do not fit".to_owned());
     }
     site.join_all(&x[..2], &y[..2]);
-    site.bar_all(&x[2..], "places, not channels");
-    site.bar_all(&y[2..], "places, not channels");
+    site.bar_all(&x[2..], SPATIAL);
+    site.bar_all(&y[2..], SPATIAL);
     Ok(())
 }
 
