@@ -342,6 +342,50 @@ fn a_target_leaves_out_what_is_slow_there() {
 }
 
 #[test]
+fn a_model_is_pruned_as_far_as_asked() {
+    let place = Place::with(&["mnist_resnet.onnx"]);
+    let report = |arguments: &[&str]| -> Value {
+        let output = place.run(&[&["mnist_resnet.onnx", "--json", "-o", "small.onnx"], arguments].concat());
+        assert!(output.status.success(), "{}", text(&output.stdout));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let pruning = &report(&["--prune", "0.5"])["pruning"];
+    let number = |value: &Value| value.as_f64().unwrap();
+    let share = |of: &str, pruning: &Value| number(&pruning["after"][of]) / number(&pruning["before"][of]);
+    assert!(share("parameters", pruning) < 0.3 && share("joules", pruning) < 0.3);
+    assert_eq!(pruning["masked"]["status"], "verified");
+    assert!(number(&pruning["error"]["outputs"][0]["max_abs"]) > 0.0);
+    for gone in [0.3, 0.5, 0.7] {
+        let pruning = &report(&["--prune-macs", &gone.to_string()])["pruning"];
+        assert!((share("macs", pruning) - (1.0 - gone)).abs() < 0.03, "{gone}: {}", share("macs", pruning));
+        let pruning = &report(&["--prune-bytes", &gone.to_string(), "--prune-among", "all"])["pruning"];
+        assert!((share("bytes", pruning) - (1.0 - gone)).abs() < 0.03, "{gone}: {}", share("bytes", pruning));
+    }
+    let rounded = &report(&["--prune", "0.6", "--round-to", "8", "--prune-floor", "16"])["pruning"];
+    for group in rounded["groups"].as_array().unwrap() {
+        let left = group["after"].as_u64().unwrap();
+        assert!(left.is_multiple_of(8) && left >= 16 || left == group["before"], "{group}");
+    }
+
+    place.command(&["mnist_resnet.onnx", "--prune", "1.5"]).assert().code(2);
+    place.command(&["mnist_resnet.onnx", "--round-to", "8"]).assert().code(2);
+    let nothing = ["mnist_resnet.onnx", "--prune", "0.5", "--prune-exclude", "."];
+    place.command(&nothing).assert().code(1).stderr(predicate::str::contains("nothing can be pruned"));
+}
+
+#[test]
+fn groups_and_what_stays_are_shown() {
+    let place = Place::with(&["mnist_resnet.onnx", "if_dynamic.onnx"]);
+    let shown = place.command(&["prune", "mnist_resnet.onnx", "--groups"]).assert().success();
+    shown.stdout(predicate::str::contains("units").and(predicate::str::contains("an output of the graph")));
+    let output = place.run(&["prune", "mnist_resnet.onnx", "--json"]);
+    let groups: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let first = &groups["groups"][0];
+    assert_eq!(first["units"], first["weights"][0]["indices"].as_array().unwrap().len());
+    place.command(&["prune", "if_dynamic.onnx"]).assert().success();
+}
+
+#[test]
 fn the_catalogue_and_the_completions_are_printed() {
     let place = Place::with(&[]);
     let rules: Value = serde_json::from_slice(&place.run(&["rules", "--json"]).stdout).unwrap();
