@@ -126,8 +126,8 @@ fn halved(name: &str, fixture: Fixture, share: f64) -> Outcome {
         elements(&pruned) - elements(&model)
     );
     let reference = match &outcome.masked {
-        Some(graph) => Model { graph: graph.clone(), ..model.clone() },
-        None => model.clone(),
+        Some(graph) => Model { graph: graph.clone(), ..model },
+        None => model,
     };
     let options = VerifyOptions {
         tolerance: Some(if outcome.masked.is_some() { 1e-5 } else { f64::INFINITY }),
