@@ -82,6 +82,11 @@ impl Fixture {
         self.floats(shape, &values)
     }
 
+    /// A 64-bit integer.
+    pub fn integer(&mut self, value: i64) -> ValueId {
+        self.graph.add_constant(Tensor::from_i64(&[], &[value]).unwrap())
+    }
+
     /// A vector of 64-bit integers.
     pub fn integers(&mut self, values: &[i64]) -> ValueId {
         self.graph.add_constant(Tensor::vector_i64(values))

@@ -15,6 +15,7 @@ pub mod factor;
 pub(crate) mod facts;
 pub mod gather;
 pub mod gemm;
+pub mod grid;
 pub mod identity;
 mod idiom;
 pub mod neutral;
@@ -59,6 +60,7 @@ pub fn all() -> Vec<Box<dyn Rule>> {
     rules.extend(gather::rules());
     rules.extend(scatter::rules());
     rules.extend(sequence::rules());
+    rules.extend(grid::rules());
     rules.extend(arithmetic::rules());
     rules.extend(constant_chain::rules());
     rules.extend(activation::rules());
@@ -98,6 +100,7 @@ pub fn examples() -> Vec<Example> {
     examples.extend(gather::examples());
     examples.extend(scatter::examples());
     examples.extend(sequence::examples());
+    examples.extend(grid::examples());
     examples.extend(arithmetic::examples());
     examples.extend(constant_chain::examples());
     examples.extend(activation::examples());
