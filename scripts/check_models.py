@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Optimizes every model of a folder at -O2, verified, and checks the results in onnxruntime.
+"""Optimizes every model of a folder, verified, and checks the results in onnxruntime.
 
 A result must load with onnxruntime's own optimizations off and on, give the original's outputs on every feed
 (NAME.feed.npz, NAME.feed2.npz, else random inputs, symbolic sizes 2 and 3) within a thousandth of the output's range,
@@ -8,7 +8,7 @@ be no bigger, and stay as it is when optimized again; -O0 must give the original
 Some originals are ill-conditioned. `own` is by how much their outputs move when float inputs grow by a millionth or
 onnxruntime optimizes them; where ten times that is more than a thousandth, it is the limit, and the row has a `~`.
 
-    python scripts/check_models.py FOLDER [--only REGEX] [--binary PATH] [--limit 1e-3] [--extra-args ...]
+    python scripts/check_models.py FOLDER [--only REGEX] [--binary PATH] [--level 2] [--limit 1e-3] [--extra-args ...]
 """
 
 import argparse
@@ -211,7 +211,7 @@ def check(path: pathlib.Path, options: argparse.Namespace, row: Row) -> None:
         def optimize(model: pathlib.Path, out: pathlib.Path, level: int, *flags: str) -> bool:
             out.parent.mkdir()
             outcome = tool.optimize(options.binary, model, out, f"-O{level}", *flags, *options.extra_args, timeout=options.timeout)
-            if level == 2 and not flags:
+            if level and not flags:
                 row.seconds = outcome.seconds
             if outcome.kind:
                 row.failures.append(f"-O{level}: {outcome.kind}, {outcome.message}")
@@ -219,12 +219,12 @@ def check(path: pathlib.Path, options: argparse.Namespace, row: Row) -> None:
 
         if optimize(path, untouched, 0, "--no-verify") and not identical(path, untouched):
             row.failures.append("-O0 changes the model")
-        if not optimize(path, result, 2):
+        if not optimize(path, result, options.level):
             return
         row.after, row.bytes_after = operators(onnx.load(result, load_external_data=False)), size(result)
         if row.bytes_after > row.bytes_before:
             row.failures.append(f"{row.bytes_after - row.bytes_before:,} bytes bigger")
-        if optimize(result, again, 2, "--no-verify") and not identical(result, again):
+        if optimize(result, again, options.level, "--no-verify") and not identical(result, again):
             row.failures.append("optimizing again changes the result")
         compare(path, result, options.limit, row)
 
@@ -245,6 +245,7 @@ def main() -> None:
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--only", default="", help="regular expression on file names")
     parser.add_argument("--binary", type=pathlib.Path, default=tool.default_binary())
+    parser.add_argument("--level", type=int, default=2)
     parser.add_argument("--limit", type=float, default=1e-3)
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one run of onnx-opt")
     parser.add_argument("--extra-args", type=shlex.split, default=[], help="more options for onnx-opt, in one string")

@@ -31,6 +31,7 @@
 //! }
 //! ```
 
+mod choice;
 pub mod data;
 pub mod engine;
 pub mod interface;

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use onnx_opt_ir::{Model, export};
+use onnx_opt_ir::Model;
 use onnx_opt_passes::opset::{HIGHEST, RaiseError, raise};
 use onnx_opt_passes::{Target, rules};
-use prost::Message;
 
+use crate::choice::{Cost, Outcome};
 use crate::report::{Pass, Summary};
 
 /// Which version of the default domain's operator set the result is of.
@@ -16,72 +16,79 @@ pub enum Opset {
     Keep,
     /// This one.
     To(i64),
-    /// As high as a rule needs that makes the model smaller, and no higher.
+    /// As high as a rule needs that makes the model cheaper, and no higher.
     Auto,
 }
 
 /// Name of the conversion in reports.
 pub const RAISE: &str = "raise_opset";
 
-/// A model of another operator set, and what its passes did.
-pub(crate) struct Raised {
-    pub model: Model,
-    pub passes: Vec<Pass>,
-}
-
-/// The model that passes make of `base`, raised as far as the rules need that make it smaller and as the target runs
-/// it; `None` if none does.
+/// What passes make of a model, raised as far as the rules need that make it cheaper and as the target runs it; `None`
+/// if none does.
 ///
-/// A model counts as smaller if it has fewer nodes and takes no more bytes. Of several versions the lowest counts that
-/// the next does not undercut.
+/// `plain` is the result without raising. It is raised, and so is `start`, the model before any pass, if there is one:
+/// what a later operator stands for may be whole there only. A result counts as cheaper if its nodes are and it takes
+/// no more bytes. Of several versions the lowest counts that the next does not undercut.
 pub(crate) fn raise_as_it_pays<E>(
-    base: &Model,
+    start: Option<&Model>,
+    plain: &Outcome,
     target: &Target,
     run: &dyn Fn(&mut Model) -> Result<Vec<Pass>, E>,
-) -> Result<Option<Raised>, E> {
-    let attempt = |version: i64| -> Result<Result<Raised, RaiseError>, E> {
-        let mut model = base.clone();
-        let pass = match conversion(&mut model, version) {
-            Ok(pass) => pass,
-            Err(error) => return Ok(Err(error)),
-        };
-        let mut passes = vec![pass];
-        passes.extend(run(&mut model)?);
-        Ok(Ok(Raised { model, passes }))
-    };
-    let (nodes, bytes) = cost(base);
-    let from = base.graph.opset();
-    let operators = Summary::of(base, 0).operators;
-    let mut highest = target.highest_opset_of(operators.keys().map(String::as_str)).min(HIGHEST);
-    let top = loop {
-        if highest <= from {
-            return Ok(None);
-        }
-        match attempt(highest)? {
-            Ok(top) => break top,
-            Err(RaiseError::Node { opset, .. }) if opset <= highest => highest = opset - 1,
-            Err(_) => return Ok(None),
-        }
-    };
-    let mut fewest = nodes;
+) -> Result<Option<Outcome>, E> {
+    let mut least = Cost::of(&plain.model, target);
+    let bytes = least.bytes;
     let mut best = None;
-    let mut consider = |raised: Raised| {
-        let (nodes, size) = cost(&raised.model);
-        if nodes < fewest && size <= bytes {
-            fewest = nodes;
-            best = Some(raised);
+    let mut consider = |raised: Outcome| {
+        let cost = Cost::of(&raised.model, target);
+        if cost.beats(least, bytes) {
+            (best, least) = (Some(raised), cost);
         }
     };
-    for version in needed(&top.passes) {
-        if version > from
-            && version < highest
-            && let Ok(raised) = attempt(version)?
-        {
-            consider(raised);
+    let from = plain.model.graph.opset();
+    let starts = [Some((&plain.model, &plain.passes[..])), start.map(|start| (start, &[][..]))];
+    for (model, done) in starts.into_iter().flatten() {
+        let attempt = |version: i64| raised(model, done, version, run);
+        let operators = Summary::of(model, 0).operators;
+        let mut highest = target.highest_opset_of(operators.keys().map(String::as_str)).min(HIGHEST);
+        let top = loop {
+            if highest <= from {
+                break None;
+            }
+            match attempt(highest)? {
+                Ok(top) => break Some(top),
+                Err(RaiseError::Node { opset, .. }) if opset <= highest => highest = opset - 1,
+                Err(_) => break None,
+            }
+        };
+        let Some(top) = top else { continue };
+        for version in needed(&top.passes) {
+            if version > from
+                && version < highest
+                && let Ok(raised) = attempt(version)?
+            {
+                consider(raised);
+            }
         }
+        consider(top);
     }
-    consider(top);
     Ok(best)
+}
+
+/// What passes make of a model that is raised to a version; `done` is what was done to it before.
+pub(crate) fn raised<E>(
+    model: &Model,
+    done: &[Pass],
+    version: i64,
+    run: &dyn Fn(&mut Model) -> Result<Vec<Pass>, E>,
+) -> Result<Result<Outcome, RaiseError>, E> {
+    let mut model = model.clone();
+    let pass = match conversion(&mut model, version) {
+        Ok(pass) => pass,
+        Err(error) => return Ok(Err(error)),
+    };
+    let mut passes = [done, &[pass]].concat();
+    passes.extend(run(&mut model)?);
+    Ok(Ok(Outcome { model, passes }))
 }
 
 /// Raises the operator set of a model, as a pass.
@@ -113,9 +120,4 @@ fn needed(passes: &[Pass]) -> Vec<i64> {
     versions.sort_unstable();
     versions.dedup();
     versions
-}
-
-/// Nodes and bytes.
-fn cost(model: &Model) -> (usize, usize) {
-    (Summary::of(model, 0).nodes, export(model).encoded_len())
 }

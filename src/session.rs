@@ -19,10 +19,11 @@ use onnx_opt_proto::{
 use prost::Message;
 use thiserror::Error;
 
+use crate::choice::{Cost, Outcome, has_choice, hold_back};
 use crate::data::{self, DataError, DataErrorKind, Sample};
 use crate::engine::TractEval;
 use crate::interface::{SizeError, Sizes, set_sizes, tell_outputs};
-use crate::opset::{Opset, RAISE, conversion, raise_as_it_pays};
+use crate::opset::{Opset, RAISE, conversion, raise_as_it_pays, raised};
 use crate::pruning::{GroupsReport, PruneReport, Pruning};
 use crate::report::{Pass, Report, RuleReport, Skipped, Stage, Summary, Verification, explain};
 use crate::similar::{did_you_mean, similar};
@@ -601,6 +602,7 @@ pub fn optimize_with(
         notes.push(format!("the original graph was kept: the optimized one is {growth} bytes larger"));
         attempt = Attempt::unchanged(original.messages()?, before.clone());
     }
+    notes.append(&mut attempt.notes);
     let mut pruning = None;
     if let Some(wanted) = &options.pruning {
         pruning = Some(job.prune(&mut attempt, wanted, &left_out, &mut clock)?);
@@ -694,6 +696,8 @@ struct Attempt {
     passes: Vec<Pass>,
     rules: Vec<RuleReport>,
     verification: Verification,
+    /// What is worth telling of how it came about.
+    notes: Vec<String>,
     /// Why the result is wrong, if it is.
     refusal: Option<String>,
 }
@@ -701,7 +705,15 @@ struct Attempt {
 impl Attempt {
     fn unchanged(exported: ModelProto, after: Summary) -> Self {
         let verification = Verification::Skipped(Skipped::Unchanged);
-        Self { exported, after, passes: Vec::new(), rules: Vec::new(), verification, refusal: None }
+        Self {
+            exported,
+            after,
+            passes: Vec::new(),
+            rules: Vec::new(),
+            verification,
+            notes: Vec::new(),
+            refusal: None,
+        }
     }
 
     /// Bytes by which it is larger than it may be.
@@ -722,17 +734,19 @@ impl Job<'_> {
     /// Runs the passes without those of `left_out`, and judges the result.
     fn attempt(
         &self,
-        mut model: Model,
+        model: Model,
         left_out: &BTreeSet<String>,
         clock: &mut Clock<'_>,
     ) -> Result<Attempt, Error> {
         let listener = clock.listener;
         let left_out = left_out.union(&self.grew).cloned().collect();
-        let passes = clock.time("optimize", || self.optimize(&mut model, &left_out, listener))?;
+        let (Outcome { model, passes }, notes) =
+            clock.time("optimize", || self.optimize(model, &left_out, listener))?;
         let rules = explain(&passes, &model.graph);
         let legal = clock.time("check", || check(&model));
         let exported = clock.time("export", || export(&model));
-        let mut attempt = Attempt { passes, rules, ..Attempt::unchanged(exported, Summary::of(&model, 0)) };
+        let mut attempt =
+            Attempt { passes, rules, notes, ..Attempt::unchanged(exported, Summary::of(&model, 0)) };
         if let Err(error) = legal {
             attempt.refusal = Some(format!("the graph is not legal: {error}"));
         } else if attempt.is_changed() {
@@ -751,38 +765,83 @@ impl Job<'_> {
         Ok(attempt)
     }
 
-    /// Runs the passes, raises the operator set as far as asked, and runs them again where that changed anything: the
-    /// first run leaves little to convert, the second has what the later version offers.
+    /// Applies the passes, and raises the operator set as far as asked. At the highest level rules are held back where
+    /// that gives a cheaper model, of which the notes tell.
     fn optimize(
         &self,
-        model: &mut Model,
+        model: Model,
         left_out: &BTreeSet<String>,
         listener: &dyn Listener,
-    ) -> Result<Vec<Pass>, Error> {
-        let file = || self.original.source.name();
-        let run = |model: &mut Model| {
-            let passes = self.run_passes(model, left_out, listener);
-            passes.map_err(|source| Error::Passes { file: file(), source })
+    ) -> Result<(Outcome, Vec<String>), Error> {
+        let run = |model: &mut Model, more: &BTreeSet<String>| {
+            let left_out = left_out.union(more).cloned().collect();
+            let passes = self.run_passes(model, &left_out, listener);
+            passes.map_err(|source| Error::Passes { file: self.original.source.name(), source })
         };
-        let mut passes = run(model)?;
-        if left_out.contains(RAISE) {
-            return Ok(passes);
+        let run_all = |model: &mut Model| run(model, &BTreeSet::new());
+        let raises = self.options.opset() != Opset::Keep && !left_out.contains(RAISE);
+        let chooses = self.options.level >= MAX_LEVEL && self.options.only.is_empty();
+        let start = ((raises || chooses) && has_choice(&model)).then(|| model.clone());
+        let mut plain = Outcome { model, passes: Vec::new() };
+        plain.passes = run_all(&mut plain.model)?;
+        if raises {
+            plain = self.raise(start.as_ref(), plain, &run_all)?;
         }
+        let Some(mut start) = start.filter(|_| chooses) else { return Ok((plain, Vec::new())) };
+        // All ways lead to the operator set of the plain one.
+        let version = plain.model.graph.opset();
+        let mut passes = Vec::new();
+        if start.graph.opset() != version {
+            match conversion(&mut start, version) {
+                Ok(pass) => passes.push(pass),
+                Err(_) => return Ok((plain, Vec::new())),
+            }
+        }
+        let pipeline = (self.pipeline)(self.options.level);
+        let rules = pipeline.passes().flat_map(|pass| pass.rules()).collect();
+        let Some((best, held)) = hold_back(&start, &plain, &self.options.target, &rules, &run)? else {
+            return Ok((plain, Vec::new()));
+        };
+        let names: Vec<String> = held.iter().map(|name| format!("`{name}`")).collect();
+        let [before, after] = [&plain, &best].map(|outcome| Summary::of(&outcome.model, 0).nodes);
+        let note = format!(
+            "{} held back until the others were done: {after} nodes instead of {before}",
+            if names.len() == 1 { format!("{} was", names[0]) } else { format!("{} were", names.join(", ")) }
+        );
+        passes.extend(best.passes);
+        let mut best = Outcome { model: best.model, passes };
+        if raises && self.options.opset() == Opset::Auto {
+            best = self.raise(None, best, &run_all)?;
+        }
+        Ok((best, vec![note]))
+    }
+
+    /// Raises the operator set as far as asked and applies the passes again, which then have what the later version
+    /// offers. Passes before raising leave little to convert, but may break up what a later operator stands for: `start`
+    /// is the model before any, and the cheaper result is kept.
+    fn raise(
+        &self,
+        start: Option<&Model>,
+        plain: Outcome,
+        run: &dyn Fn(&mut Model) -> Result<Vec<Pass>, Error>,
+    ) -> Result<Outcome, Error> {
+        let target = &self.options.target;
         match self.options.opset() {
-            Opset::To(version) if model.graph.context().opset("").is_some_and(|own| own != version) => {
-                let raised = conversion(model, version);
-                passes.push(raised.map_err(|source| Error::Opset { file: file(), source })?);
-                passes.extend(run(model)?);
+            Opset::To(version) if plain.model.graph.context().opset("").is_some_and(|own| own != version) => {
+                let error = |source| Error::Opset { file: self.original.source.name(), source };
+                let after = raised(&plain.model, &plain.passes, version, run)?.map_err(error)?;
+                let first =
+                    start.map(|start| raised(start, &[], version, run)).transpose()?.and_then(Result::ok);
+                let cost = Cost::of(&after.model, target);
+                let cheaper = |first: &Outcome| Cost::of(&first.model, target).beats(cost, cost.bytes);
+                Ok(first.filter(cheaper).unwrap_or(after))
             }
             Opset::Auto if self.options.level > 0 => {
-                if let Some(raised) = raise_as_it_pays(model, &self.options.target, &run)? {
-                    *model = raised.model;
-                    passes.extend(raised.passes);
-                }
+                let raised = raise_as_it_pays(start, &plain, target, run)?;
+                Ok(raised.unwrap_or(plain))
             }
-            _ => {}
+            _ => Ok(plain),
         }
-        Ok(passes)
     }
 
     fn run_passes(

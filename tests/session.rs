@@ -4,13 +4,16 @@
 
 use std::path::{Path, PathBuf};
 
-use onnx_opt::ir::{Graph, Model};
+use onnx_opt::ir::{Context, Dim, ElementType, Graph, Model, NewNode, Tensor, Type, ValueId, export};
 use onnx_opt::passes::dead_code::DeadCode;
 use onnx_opt::passes::pipeline::Rules;
 use onnx_opt::passes::rewrite::{ErrorClass, Patch, Rewrite, Rule, Site, Statistics};
-use onnx_opt::passes::{Pass, PassContext, PassManager, rules};
+use onnx_opt::passes::{Pass, PassContext, PassManager, Target, rules};
+use onnx_opt::proto::{ModelProto, OperatorSetIdProto, encode};
 use onnx_opt::report::{Report, Verification};
-use onnx_opt::session::{Destination, Effort, Error, Listener, Options, Source, Trial, optimize_with};
+use onnx_opt::session::{
+    Destination, Effort, Error, Listener, Options, Source, Trial, optimize, optimize_with,
+};
 use onnx_opt::verify::Status;
 
 struct Silent;
@@ -56,7 +59,7 @@ impl Pass for Subtracts {
         for id in adds {
             let node = graph.node(id);
             let (a, b, old) = (node.input(0).unwrap(), node.input(1).unwrap(), node.output(0).unwrap());
-            let new = graph.add_node(onnx_opt::ir::NewNode::new("Sub", [a, b])).unwrap();
+            let new = graph.add_node(NewNode::new("Sub", [a, b])).unwrap();
             let new = graph.node(new).output(0).unwrap();
             graph.replace_all_uses(old, new).unwrap();
             graph.remove_dead([id], |_, _| {});
@@ -149,4 +152,92 @@ fn without_verification_nobody_notices() {
     let report = optimized(&output, Effort::Off, &|_| passes(&[("drops_relu", "Relu")], false)).unwrap();
     assert_eq!(report.after.operators.get("Relu"), None);
     assert!(report.left_out.is_empty());
+}
+
+/// A model `y = f(x)` of floats `[n, 4]`, on disk.
+fn written(path: &Path, opset: i64, build: impl Fn(&mut Graph, ValueId) -> ValueId) {
+    let mut graph = Graph::new(Context::with_opset(opset));
+    let x = graph.add_input("x", Type::tensor(ElementType::Float, [Dim::symbol("n"), Dim::fixed(4)]));
+    let y = build(&mut graph, x);
+    graph.add_output("y", y).unwrap();
+    let opset_import = vec![OperatorSetIdProto { domain: None, version: Some(opset) }];
+    let rest = ModelProto { ir_version: Some(8), opset_import, ..ModelProto::default() };
+    std::fs::write(path, encode(&export(&Model { graph, rest, notes: Vec::new() }))).unwrap();
+}
+
+fn apply<const N: usize>(graph: &mut Graph, op_type: &str, inputs: [ValueId; N]) -> ValueId {
+    let node = graph.add_node(NewNode::new(op_type, inputs)).unwrap();
+    graph.node(node).output(0).unwrap()
+}
+
+fn scalar(graph: &mut Graph, value: f32) -> ValueId {
+    graph.add_constant(Tensor::from_f32(&[], &[value]).unwrap())
+}
+
+/// Optimizes a file at the highest level, and again, which must change nothing.
+fn highest(path: &Path, target: &str) -> Report {
+    let program = Some(PathBuf::from(env!("CARGO_BIN_EXE_onnx-opt")));
+    let options = Options {
+        level: 3,
+        trial: Trial { program, ..Trial::default() },
+        target: Target::parse(target).unwrap(),
+        ..Options::default()
+    };
+    let [once, twice] = ["once", "twice"].map(|name| path.with_extension(name));
+    let run = |from: &Path, to: &Path| {
+        optimize(&Source::File(from.to_owned()), &Destination::File(to.to_owned()), &options, &Silent)
+            .unwrap()
+    };
+    let report = run(path, &once);
+    assert_eq!(status(&report), &Status::Verified);
+    run(&once, &twice);
+    assert_eq!(std::fs::read(once).unwrap(), std::fs::read(twice).unwrap());
+    report
+}
+
+const PLAIN: &str = "name = \"plain\"\nhighest_opset = 20";
+
+/// 6 in the quotient is a part of HardSwish, which opset 14 has, and a factor like the one behind it.
+#[test]
+fn what_a_later_operator_stands_for_is_not_broken_up_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    written(&path, 12, |graph, x| {
+        let [three, zero, six, half] = [3.0, 0.0, 6.0, 0.25].map(|value| scalar(graph, value));
+        let sum = apply(graph, "Add", [x, three]);
+        let gate = apply(graph, "Clip", [sum, zero, six]);
+        let product = apply(graph, "Mul", [x, gate]);
+        let quotient = apply(graph, "Div", [product, six]);
+        apply(graph, "Mul", [quotient, half])
+    });
+    let operators = highest(&path, PLAIN).after.operators;
+    assert_eq!(
+        operators.into_iter().collect::<Vec<_>>(),
+        [("HardSwish".to_owned(), 1), ("Mul".to_owned(), 1)]
+    );
+}
+
+/// The shift of a HardSigmoid may go into the bias of the convolution before it instead. Costs tell which is kept.
+#[test]
+fn a_rule_is_held_back_where_that_costs_less() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    written(&path, 14, |graph, x| {
+        let axes = graph.add_constant(Tensor::vector_i64(&[2, 3]));
+        let x = apply(graph, "Unsqueeze", [x, axes]);
+        let weight = graph.add_constant(Tensor::from_f32(&[2, 4, 1, 1], &[0.5; 8]).unwrap());
+        let bias = graph.add_constant(Tensor::from_f32(&[2], &[0.5, 0.25]).unwrap());
+        let x = apply(graph, "Conv", [x, weight, bias]);
+        let [three, zero, six] = [3.0, 0.0, 6.0].map(|value| scalar(graph, value));
+        let sum = apply(graph, "Add", [x, three]);
+        let gate = apply(graph, "Clip", [sum, zero, six]);
+        apply(graph, "Div", [gate, six])
+    });
+    let report = highest(&path, PLAIN);
+    assert_eq!(report.after.operators.get("HardSigmoid"), Some(&1));
+    let note = "`convolution_shift` was held back until the others were done: 3 nodes instead of 4";
+    assert_eq!(report.notes, [note]);
+    // Not if the result costs as much.
+    let report = highest(&path, &format!("{PLAIN}\ncosts.HardSigmoid = 2.0"));
+    assert_eq!((report.after.operators.get("HardSigmoid"), report.notes.len()), (None, 0));
 }

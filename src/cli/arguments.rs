@@ -39,7 +39,8 @@ Levels:
   -O0  nothing is changed: the file comes out byte for byte
   -O1  rewrites whose results have the same bits
   -O2  also those that compute the same real number and round it otherwise (the default)
-  -O3  the same as -O2, with --opset auto
+  -O3  the same as -O2, with --opset auto; where the order of rules decides what comes out, the one that costs \
+least
 
   Rules that only approximate apply where --only names them. Names, order, types and sizes of inputs \
 and outputs stay unless --input changes them.
