@@ -61,8 +61,18 @@ pub(crate) fn has_choice(model: &Model) -> bool {
     count <= MAX_NODES
 }
 
-/// The cheapest result where some rules are held back until the others are done, and their names; `None` if `plain`,
-/// the result of all rules at once, costs no more.
+/// Applies all rules but those of these names.
+pub(crate) type Run<'r, E> = &'r dyn Fn(&mut Model, &BTreeSet<String>) -> Result<Vec<Pass>, E>;
+
+/// A result of holding rules back.
+pub(crate) struct Choice {
+    pub outcome: Outcome,
+    /// Names of the rules that were held back.
+    pub held: BTreeSet<String>,
+}
+
+/// The cheapest result where some rules are held back until the others are done; `None` if `plain`, the result of all
+/// rules at once, costs no more.
 ///
 /// `start` is the model before any rule, `rules` are the names of all, and `run` applies those that it is not told to
 /// hold back. In the end all are applied until none fires, so that there is no choice left in a result.
@@ -71,8 +81,8 @@ pub(crate) fn hold_back<E>(
     plain: &Outcome,
     target: &Target,
     rules: &BTreeSet<&'static str>,
-    run: &dyn Fn(&mut Model, &BTreeSet<String>) -> Result<Vec<Pass>, E>,
-) -> Result<Option<(Outcome, BTreeSet<String>)>, E> {
+    run: Run<'_, E>,
+) -> Result<Option<Choice>, E> {
     let mut least = Cost::of(&plain.model, target);
     let bytes = least.bytes.max(export(start).encoded_len());
     let mut best = None;
@@ -90,5 +100,5 @@ pub(crate) fn hold_back<E>(
             (best, least, held) = (Some(Outcome { model, passes }), cost, others);
         }
     }
-    Ok(best.map(|best| (best, held)))
+    Ok(best.map(|outcome| Choice { outcome, held }))
 }

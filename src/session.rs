@@ -19,7 +19,7 @@ use onnx_opt_proto::{
 use prost::Message;
 use thiserror::Error;
 
-use crate::choice::{Cost, Outcome, has_choice, hold_back};
+use crate::choice::{Choice, Cost, Outcome, has_choice, hold_back};
 use crate::data::{self, DataError, DataErrorKind, Sample};
 use crate::engine::TractEval;
 use crate::interface::{SizeError, Sizes, set_sizes, tell_outputs};
@@ -799,7 +799,9 @@ impl Job<'_> {
         }
         let pipeline = (self.pipeline)(self.options.level);
         let rules = pipeline.passes().flat_map(|pass| pass.rules()).collect();
-        let Some((best, held)) = hold_back(&start, &plain, &self.options.target, &rules, &run)? else {
+        let Some(Choice { outcome: best, held }) =
+            hold_back(&start, &plain, &self.options.target, &rules, &run)?
+        else {
             return Ok((plain, Vec::new()));
         };
         let names: Vec<String> = held.iter().map(|name| format!("`{name}`")).collect();

@@ -94,9 +94,9 @@ fn gather_grid(site: &Site<'_>) -> Rewrite {
         if found(data.get(along))? == &counter.size {
             continue;
         }
-        let end = patch.node("Unsqueeze", [counter.limit.into(), zero.clone()], Attributes::default());
+        let end = patch.node("Unsqueeze", [counter.limit.into(), zero], Attributes::default());
         let along = patch.constant(Tensor::vector_i64(&[along as i64]));
-        result = patch.node("Slice", [result, zero.clone(), end, along], Attributes::default());
+        result = patch.node("Slice", [result, zero, end, along], Attributes::default());
     }
     let free: Vec<i64> =
         (0..grid).filter(|&along| spanned(along).is_none()).map(|along| along as i64).collect();
