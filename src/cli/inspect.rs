@@ -5,6 +5,7 @@ use std::path::Path;
 
 use onnx_opt::ir::graph::{Graph, Producer};
 use onnx_opt::ir::{self, ValueId};
+use onnx_opt::passes::quantize::oracle::{Prediction, predict};
 use onnx_opt::report::{Summary, for_each_constant};
 use onnx_opt::session::{self, Error, Loaded};
 use serde::Serialize;
@@ -28,6 +29,9 @@ struct Inspection {
     functions: Vec<String>,
     summary: Summary,
     largest_weights: Vec<Weight>,
+    /// What onnxruntime makes of a quantized model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    integers: Option<Prediction>,
     notes: Vec<String>,
 }
 
@@ -80,6 +84,7 @@ impl Inspection {
             functions: functions.map(|f| format!("{}:{}", f.domain(), f.name())).collect(),
             summary: Summary::of(&model, bytes),
             largest_weights,
+            integers: Some(predict(graph)).filter(|prediction| !prediction.nodes.is_empty()),
             notes: model.notes.clone(),
         }
     }
@@ -125,6 +130,15 @@ impl Inspection {
             let weight =
                 |weight: &Weight| vec![weight.name.clone(), weight.r#type.clone(), bytes(weight.bytes)];
             text += &words(self.largest_weights.iter().map(weight).collect());
+        }
+        if let Some(integers) = &self.integers {
+            text += &format!("{}\n", title("on integers in onnxruntime"));
+            let kernels = integers.kernels.iter().map(|(name, count)| row(name, count.to_string()));
+            text += &numbers(None, kernels.collect());
+            for node in integers.floats() {
+                let reason = node.reason.as_deref().unwrap_or_default();
+                text += &format!(" {} `{}` runs on floats: {reason}\n", node.operator, node.node);
+            }
         }
         for note in &self.notes {
             text += &format!("{} {note}\n", Stream::Out.paint(NOTE, "note:"));

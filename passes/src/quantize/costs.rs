@@ -35,14 +35,21 @@ pub(super) fn cost(graph: &Graph, profile: &Profile, unit: &Unit) -> Cost {
                 "ConvTranspose" => {
                     let operand = unit.operands.iter().map(|&(_, value)| elements(graph, value)).sum::<f64>();
                     let own = all as f64 / weights.first().map_or(1.0, |&count| count.max(1) as f64);
-                    return scaled(each.copied(), operand * own);
+                    return scaled(each.copied(), operand * own).with(profile.product);
                 }
                 _ => results,
             };
-            (each, places * own)
+            return scaled(each.copied(), places * own).with(profile.product);
         }
     };
     scaled(each.copied(), count)
+}
+
+impl Cost {
+    /// With integers so much more.
+    fn with(self, more: f64) -> Self {
+        Self { integer: self.integer + more, ..self }
+    }
 }
 
 fn scaled(each: Option<Cost>, count: f64) -> Cost {

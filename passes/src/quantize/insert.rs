@@ -1,6 +1,6 @@
 //! Marks what computes with integers: `QuantizeLinear` and `DequantizeLinear` around it, integers for its constants.
 
-use onnx_opt_ir::{ElementType, Graph, GraphError, Model, NewNode, NodeId, Tensor, ValueId};
+use onnx_opt_ir::{ElementType, Graph, GraphError, Model, NewNode, Node, NodeId, Tensor, ValueId};
 use rustc_hash::{FxHashMap, FxHashSet};
 use thiserror::Error;
 
@@ -59,6 +59,7 @@ pub fn insert(
         units.iter().zip(&regions.integer).filter(|(_, on)| **on).map(|(unit, _)| unit).collect();
     let mut report = account(graph, &units, &regions.integer, &refused);
     report.regions = regions.count;
+    report.faster = regions.fast;
     let grids = grids(graph, profile, &chosen, ranges);
     let taken = chosen.iter().flat_map(|unit| &unit.operands).map(|&(_, value)| value).collect();
     let mut writer = Writer {
@@ -76,6 +77,7 @@ pub fn insert(
     for unit in &chosen {
         writer.write(unit, &chosen)?;
     }
+    writer.keep_floats()?;
     let Writer { stale, report, .. } = writer;
     graph.remove_dead(stale.iter().filter_map(|value| value.node), |_, _| {});
     stale
@@ -255,6 +257,56 @@ impl Writer<'_> {
         self.report.weight_bytes_after += after as u64;
     }
 
+    /// Gives products that compute with floats between integers an operand with a scale for each channel, all the same:
+    /// the runtime leaves those alone.
+    fn keep_floats(&mut self) -> Result<(), QuantizeError> {
+        let mut seized = Vec::new();
+        for (id, node) in self.graph.nodes() {
+            if !self.profile.seizes.contains(node.op_type()) || !self.leads_to_integers(node) {
+                continue;
+            }
+            let weights = node.input(1).and_then(|value| self.graph.constant(value));
+            let operand = node.input(0).and_then(|value| self.graph.producer_of(value, "DequantizeLinear"));
+            let (Some(weights), Some((_, operand))) = (weights, operand) else { continue };
+            let channels = match node.op_type() {
+                "Conv" => weights.shape().get(1).map(|&size| size * node.int("group").unwrap_or(1) as usize),
+                "ConvTranspose" => weights.shape().first().copied(),
+                _ => weights.shape().get(usize::from(node.int("transB") == Some(1))).copied(),
+            };
+            if let (Some(channels), &[Some(integers), Some(scale), Some(zero)]) = (channels, operand.inputs())
+            {
+                seized.push((id, channels, integers, [scale, zero]));
+            }
+        }
+        for (id, channels, integers, parameters) in seized {
+            let spread = |tensor: &Tensor| {
+                let raw = tensor.raw().repeat(channels);
+                Tensor::from_raw(tensor.element(), &[channels], raw.into()).ok()
+            };
+            let operands = parameters.map(|value| spread(self.graph.constant(value)?));
+            let [Some(scale), Some(zero)] = operands else { continue };
+            let operands = [integers, self.graph.add_constant(scale), self.graph.add_constant(zero)];
+            let new = self.node(NewNode::new("DequantizeLinear", operands).with("axis", 1))?;
+            self.graph.set_input(id, 0, Some(new))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the only user of a node's result, activations aside, is a quantizer.
+    fn leads_to_integers(&self, node: &Node) -> bool {
+        let mut result = node.single_output();
+        while let Some(value) = result {
+            let mut consumers = self.graph.consumers(value);
+            let (Some(only), None) = (consumers.next(), consumers.next()) else { return false };
+            let next = self.graph.node(only.node);
+            if next.is("QuantizeLinear") {
+                return true;
+            }
+            result = next.single_output().filter(|_| next.is("Relu") || next.is("Clip"));
+        }
+        false
+    }
+
     /// Gives a product integers for its weights and its bias.
     fn product(&mut self, node: NodeId, channels: usize, operand: ValueId) -> Result<(), QuantizeError> {
         let product = self.graph.node(node);
@@ -314,7 +366,7 @@ impl Writer<'_> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use onnx_opt_ir::{Node, check};
+    use onnx_opt_ir::check;
 
     use super::super::{Range, observed, prepare};
     use super::*;
@@ -527,6 +579,24 @@ mod tests {
         assert_eq!(run(&|first| QuantizeOptions { exclude: set(first), ..Default::default() }), Some(1));
         assert_eq!(run(&|first| QuantizeOptions { nodes: Some(set(first)), ..Default::default() }), Some(1));
         assert_eq!(run(&|_| QuantizeOptions { operators: Some(set("Gemm")), ..Default::default() }), None);
+    }
+
+    #[test]
+    fn a_float_convolution_between_integers_is_kept_from_the_runtime() {
+        let mut f = Fixture::new(17);
+        let x = f.input("x", &[1, 64, 32, 32]);
+        let t = conv(&mut f, x, 64, 32);
+        let weights = f.weights(&[32, 64, 2, 2]);
+        let t = f.node(NewNode::new("ConvTranspose", [t, weights]).with("strides", vec![2i64, 2]));
+        let t = f.op("Relu", &[t]);
+        let y = conv(&mut f, t, 64, 64);
+        let (model, report) = quantized(f.with_output(y), "onnxruntime", -1.0, 1.0);
+        assert_eq!((report.quantized["Conv"], report.regions), (2, 2));
+        let (_, node) = of(&model, "ConvTranspose")[0];
+        let (_, operand) = model.graph.producer_of(node.input(0).unwrap(), "DequantizeLinear").unwrap();
+        let scales = model.graph.constant(operand.input(1).unwrap()).unwrap();
+        assert_eq!((scales.shape(), operand.int("axis")), (&[32][..], Some(1)));
+        assert!(scales.uniform().is_some());
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod costs;
 mod grid;
 mod insert;
 mod options;
+pub mod oracle;
 mod prepare;
 mod profile;
 mod range;

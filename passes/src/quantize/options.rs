@@ -51,6 +51,8 @@ pub struct QuantizeReport {
     pub float: BTreeMap<String, usize>,
     /// Connected parts of the graph that compute with integers.
     pub regions: usize,
+    /// Whether that is expected to be faster than floats: a small model may only be smaller.
+    pub faster: bool,
     /// Values that are quantized, constants aside.
     pub values: usize,
     /// Constants that became integers, and their bytes before and after.

@@ -9,6 +9,7 @@ use crate::rewrite::{
     ErrorClass, FunctionRule, Patch, Rewrite, Rewriter, Rule, Site, Statistics, ensure, found,
 };
 use crate::rules;
+use crate::rules::facts::{axis, list};
 
 /// Rules that take normalizations and factors into the weights of what is quantized.
 const FOLDS: [&str; 3] = ["convolution_batch_normalization", "convolution_scale", "convolution_shift"];
@@ -40,7 +41,7 @@ pub fn prepare(model: &mut Model, profile: &Profile) -> Result<Statistics, Quant
     Ok(statistics)
 }
 
-const DECOMPOSITIONS: [FunctionRule; 2] = [
+const DECOMPOSITIONS: [FunctionRule; 3] = [
     FunctionRule {
         name: "hard_swish_parts",
         doc: "HardSwish(x) = x·(clip(x + 3, 0, 6)/6), whose parts have integer kernels.",
@@ -56,6 +57,14 @@ const DECOMPOSITIONS: [FunctionRule; 2] = [
         since: 11,
         roots: &["HardSigmoid"],
         rewrite: hard_sigmoid_parts,
+    },
+    FunctionRule {
+        name: "mean_of_places",
+        doc: "The mean over all axes past the second is GlobalAveragePool, which has an integer kernel.",
+        class: ErrorClass::Rounding,
+        since: 1,
+        roots: &["ReduceMean"],
+        rewrite: mean_of_places,
     },
 ];
 
@@ -95,6 +104,30 @@ fn hard_sigmoid_parts(site: &Site<'_>) -> Rewrite {
     Ok(patch)
 }
 
+/// ReduceMean over axes 2.. of x, [N, C, H, W...], gives [N, C, 1, 1...] or, without the axes, [N, C]. One that belongs to
+/// a normalization stays, which runtimes know as a whole.
+fn mean_of_places(site: &Site<'_>) -> Rewrite {
+    let (graph, node, x) = (site.graph, site.node(), site.input(0)?);
+    ensure(graph.element(x) == Some(ElementType::Float), "it is not of single precision")?;
+    let rank = found(graph.rank(x))?;
+    ensure(rank > 3, "there are no places")?;
+    let squared = graph.producer(x).is_some_and(|(_, from, _)| from.is("Pow"));
+    let mut users = graph.consumers(site.output()?);
+    let centred = users.any(|user| graph.node(user.node).is("Sub"));
+    ensure(!squared && !centred, "it belongs to a normalization")?;
+    let axes = list(graph, node, "axes", 1)?.unwrap_or_default();
+    let mut axes = axes.into_iter().map(|place| axis(place, rank)).collect::<Result<Vec<usize>, _>>()?;
+    axes.sort_unstable();
+    ensure(axes.iter().copied().eq(2..rank), "it is not over all places")?;
+    let mut patch = Patch::new();
+    let mut mean = patch.node("GlobalAveragePool", [x], Attributes::new());
+    if node.int("keepdims") == Some(0) {
+        mean = patch.node("Flatten", [mean], Attributes::new());
+    }
+    patch.replace(site.output()?, mean);
+    Ok(patch)
+}
+
 /// Operators that only move or choose elements, so that what is done to each may be done before.
 const MOVES: &[&str] = &["Flatten", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"];
 
@@ -121,4 +154,82 @@ fn relu_before_move(site: &Site<'_>) -> Rewrite {
     let new = patch.node(node.op_type(), operands, node.attributes().clone());
     patch.replace(site.output()?, new);
     Ok(patch)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use onnx_opt_ir::{NewNode, ValueId};
+
+    use super::*;
+    use crate::target::Target;
+    use crate::testing::Fixture;
+
+    /// The operators of a graph of one operator on x, [1, 4, 8, 8], as onnxruntime wants them.
+    fn prepared(opset: i64, build: impl Fn(&mut Fixture, ValueId) -> ValueId) -> Vec<String> {
+        let mut f = Fixture::new(opset);
+        let x = f.input("x", &[1, 4, 8, 8]);
+        let y = build(&mut f, x);
+        let mut model = f.with_output(y).into_model();
+        let profile = Target::named("onnxruntime").unwrap().quantization().unwrap();
+        prepare(&mut model, &profile).unwrap();
+        onnx_opt_ir::check(&model).unwrap();
+        let order = model.graph.topological_order().unwrap();
+        order.into_iter().map(|id| model.graph.node(id).op_type().to_owned()).collect()
+    }
+
+    #[test]
+    fn gates_become_their_parts() {
+        assert_eq!(prepared(14, |f, x| f.op("HardSwish", &[x])), ["Add", "Clip", "Mul", "Mul"]);
+        assert_eq!(prepared(14, |f, x| f.op("HardSigmoid", &[x])), ["Add", "Clip", "Mul"]);
+        let falling = |f: &mut Fixture, x| f.node(NewNode::new("HardSigmoid", [x]).with("alpha", -0.2f32));
+        assert_eq!(prepared(14, falling), ["HardSigmoid"]);
+    }
+
+    #[test]
+    fn a_mean_over_all_places_is_a_pool() {
+        let mean = |axes: &'static [i64], keep: i64| {
+            move |f: &mut Fixture, x| {
+                f.node(NewNode::new("ReduceMean", [x]).with("axes", axes).with("keepdims", keep))
+            }
+        };
+        assert_eq!(prepared(13, mean(&[2, 3], 1)), ["GlobalAveragePool"]);
+        assert_eq!(prepared(13, mean(&[-1, -2], 0)), ["GlobalAveragePool", "Flatten"]);
+        assert_eq!(prepared(13, mean(&[1, 2, 3], 1)), ["ReduceMean"]);
+        assert_eq!(prepared(13, mean(&[3], 1)), ["ReduceMean"]);
+        let centred = |f: &mut Fixture, x| {
+            let mean = f.node(NewNode::new("ReduceMean", [x]).with("axes", vec![2i64, 3]));
+            f.op("Sub", &[x, mean])
+        };
+        assert_eq!(prepared(13, centred), ["ReduceMean", "Sub"]);
+    }
+
+    #[test]
+    fn an_activation_goes_before_what_moves_elements() {
+        let pool =
+            |f: &mut Fixture, x| f.node(NewNode::new("MaxPool", [x]).with("kernel_shape", vec![2i64, 2]));
+        let behind = |f: &mut Fixture, x| {
+            let t = f.op("Sigmoid", &[x]);
+            let t = pool(f, t);
+            f.op("Relu", &[t])
+        };
+        assert_eq!(prepared(13, behind), ["Sigmoid", "Relu", "MaxPool"]);
+        let alone = |f: &mut Fixture, x| {
+            let t = pool(f, x);
+            f.op("Relu", &[t])
+        };
+        assert_eq!(prepared(13, alone), ["MaxPool", "Relu"]);
+    }
+
+    #[test]
+    fn normalizations_go_into_weights() {
+        let build = |f: &mut Fixture, x| {
+            let weights = f.weights(&[4, 4, 1, 1]);
+            let t = f.op("Conv", &[x, weights]);
+            let [scale, bias, mean] = [f.weights(&[4]), f.weights(&[4]), f.weights(&[4])];
+            let variance = f.floats(&[4], &[1.0, 2.0, 0.5, 0.7]);
+            f.op("BatchNormalization", &[t, scale, bias, mean, variance])
+        };
+        assert_eq!(prepared(9, build), ["Conv"]);
+    }
 }

@@ -48,6 +48,10 @@ pub struct Profile {
     /// Operators whose results may stay floats.
     #[serde(default)]
     pub open: BTreeSet<String>,
+    /// Operators whose constant weights the runtime itself quantizes, by one scale, where it finds integers before and
+    /// behind them; what is to compute with floats there must be kept from it.
+    #[serde(default)]
+    pub seizes: BTreeSet<String>,
     /// Operators that are taken apart, since their parts have integer kernels.
     #[serde(default)]
     pub decompose: BTreeSet<String>,
@@ -58,8 +62,11 @@ pub struct Profile {
     pub quantize: f64,
     /// DequantizeLinear, by element.
     pub dequantize: f64,
-    /// What any node costs beside its elements.
+    /// What either costs beside its elements, with all that comes with it.
     pub node: f64,
+    /// What a product with integers costs more than one with floats, beside what its operations cost.
+    #[serde(default)]
+    pub product: f64,
 }
 
 /// What becomes of the bias of a quantized operator.
@@ -102,6 +109,11 @@ impl Profile {
         if narrow(self.activations) && narrow(self.weights) { 13 } else { 21 }
     }
 
+    /// The same without what a node costs beside its elements: what pays then pays in large models.
+    pub(super) fn for_large_models(&self) -> Self {
+        Self { node: 0.0, product: 0.0, ..self.clone() }
+    }
+
     /// The range that results of an operator have whatever calibration saw.
     pub(super) fn fixed_range(&self, op_type: &str) -> Option<Range> {
         let &[low, high] = self.ranges.get(op_type)?;
@@ -113,13 +125,19 @@ impl Profile {
         let tables = [&self.products, &self.elementwise, &self.moves];
         let costs = tables.into_iter().flatten().map(|(_, cost)| cost).chain([&self.depthwise]);
         let numbers = costs.flat_map(|cost| [cost.float, cost.integer]);
-        if numbers.chain([self.quantize, self.dequantize, self.node]).any(|cost| cost.is_nan() || cost < 0.0)
+        if numbers
+            .chain([self.quantize, self.dequantize, self.node, self.product])
+            .any(|cost| cost.is_nan() || cost < 0.0)
         {
             return Some("a cost is negative or not a number".to_owned());
         }
         let named = tables.into_iter().flat_map(BTreeMap::keys);
-        let named =
-            named.chain(&self.per_channel).chain(&self.absorbs).chain(&self.open).chain(&self.decompose);
+        let named = named
+            .chain(&self.per_channel)
+            .chain(&self.absorbs)
+            .chain(&self.open)
+            .chain(&self.seizes)
+            .chain(&self.decompose);
         let mut named = named.chain(self.ranges.keys());
         let unknown = named.find(|name| onnx_opt_ir::schema::versions("", name).is_empty());
         if let Some(name) = unknown {

@@ -19,22 +19,20 @@ pub(super) struct Regions {
     pub integer: Vec<bool>,
     /// How many connected regions they form.
     pub count: usize,
+    /// Whether they are expected to be faster so.
+    pub fast: bool,
 }
 
-/// Chooses the units that compute with integers.
+/// Chooses the units that compute with integers. Where none pays in so small a model, those that would in a larger one:
+/// integers take less space at least.
 pub(super) fn choose(graph: &Graph, profile: &Profile, units: &[Unit]) -> Regions {
     let flow = Flow::new(graph, units);
-    let mut integer = flow.cut(graph, profile);
-    let mut count = 0;
-    for region in flow.connected(&integer) {
-        let pays = region.iter().any(|&unit| matches!(units[unit].kind, Kind::Product { .. }));
-        if pays {
-            count += 1;
-        } else {
-            region.iter().for_each(|&unit| integer[unit] = false);
-        }
+    let fast = flow.regions(graph, profile);
+    if fast.count > 0 {
+        fast
+    } else {
+        Regions { fast: false, ..flow.regions(graph, &profile.for_large_models()) }
     }
-    Regions { integer, count }
 }
 
 /// How values flow between units.
@@ -86,6 +84,20 @@ impl<'a> Flow<'a> {
             }
         }
         Self { units, values }
+    }
+
+    /// The regions of a minimal cut that have a product in them.
+    fn regions(&self, graph: &Graph, profile: &Profile) -> Regions {
+        let mut integer = self.cut(graph, profile);
+        let mut count = 0;
+        for region in self.connected(&integer) {
+            if region.iter().any(|&unit| matches!(self.units[unit].kind, Kind::Product { .. })) {
+                count += 1;
+            } else {
+                region.iter().for_each(|&unit| integer[unit] = false);
+            }
+        }
+        Regions { integer, count, fast: true }
     }
 
     fn cut(&self, graph: &Graph, profile: &Profile) -> Vec<bool> {

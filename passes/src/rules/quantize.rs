@@ -2,19 +2,31 @@
 
 use onnx_opt_ir::{ElementType, Node};
 
-use super::facts::{becomes, element};
-use crate::rewrite::{ErrorClass, FunctionRule, Rewrite, Rule, Site, ensure, found};
+use super::clip::limits_of;
+use super::facts::{becomes, element, only_use};
+use crate::quantize::Grid;
+use crate::rewrite::language::finish;
+use crate::rewrite::{ErrorClass, FunctionRule, Patch, Rewrite, Rule, Site, ensure, found};
 
 /// The rules of this file.
 pub fn rules() -> Vec<Box<dyn Rule>> {
-    vec![Box::new(FunctionRule {
+    let vanishing = FunctionRule {
+        name: "quantize_of_limits",
+        doc: "QuantizeLinear of Relu or Clip is that of x where its integers end within the limits.",
+        class: ErrorClass::Exact,
+        since: 10,
+        roots: &["QuantizeLinear"],
+        rewrite: quantize_of_limits,
+    };
+    let back = FunctionRule {
         name: "quantize_of_dequantize",
         doc: "QuantizeLinear of what DequantizeLinear made by the same scale and zero point.",
         class: ErrorClass::Exact,
         since: 10,
         roots: &["QuantizeLinear"],
         rewrite: quantize_of_dequantize,
-    })]
+    };
+    vec![Box::new(back), Box::new(vanishing)]
 }
 
 /// Scales between which no product with a difference of 16-bit integers leaves the normal numbers.
@@ -42,7 +54,33 @@ fn quantize_of_dequantize(site: &Site<'_>) -> Rewrite {
     becomes(site, q)
 }
 
-/// Graphs on which this rule fires, and near misses.
+/// saturate(round(limit(x)/s) + z), where what is limited saturates all the same: rounding keeps the order, so that it
+/// is enough to look at the limits.
+fn quantize_of_limits(site: &Site<'_>) -> Rewrite {
+    let (graph, node) = (site.graph, site.node());
+    let limited = site.input(0)?;
+    let (_, limiter, _) = found(graph.producer(limited))?;
+    let limits = found(limits_of(graph, limiter).filter(|_| limiter.is("Relu") || limiter.is("Clip")))?;
+    only_use(graph, limited)?;
+    ensure(element(graph, limited)? == ElementType::Float, "it is not of single precision")?;
+    let number = |slot: usize| node.input(slot).and_then(|value| graph.constant(value));
+    let scale = number(1).filter(|scale| scale.len() == 1 && scale.element() == ElementType::Float);
+    let scale = scale.and_then(|scale| scale.single_f64()).ok_or("there is no single scale")?;
+    ensure(SCALES.contains(&scale), "the scale is out of range")?;
+    let zero = match node.input(2) {
+        Some(_) => number(2).and_then(|zero| zero.single_i64()).ok_or("there is no single zero point")?,
+        None => 0,
+    };
+    let grid = Grid { element: element(graph, site.output()?)?, scale: scale as f32, zero };
+    ensure(grid.element.is_integer() && grid.element.bits() <= 16, "it is no integer of up to 16 bits")?;
+    ensure(grid.ends_within(limits.low, limits.high), "the integers go beyond the limits")?;
+    let mut patch = Patch::new();
+    let operands = [limiter.input(0)].into_iter().chain(node.inputs()[1..].iter().copied());
+    let new = patch.node("QuantizeLinear", operands, node.attributes().clone());
+    finish(site, patch, new)
+}
+
+/// Graphs on which these rules fire, and near misses.
 #[cfg(any(test, feature = "testing"))]
 pub fn examples() -> Vec<crate::testing::Example> {
     use onnx_opt_ir::{NewNode, Tensor, ValueId};
@@ -64,6 +102,32 @@ pub fn examples() -> Vec<crate::testing::Example> {
             let q = f.op("QuantizeLinear", &[x, scale, z]);
             let t = f.op("DequantizeLinear", &[q, scale, z]);
             let q = f.op("QuantizeLinear", &[t, other, z]);
+            let y = f.op("DequantizeLinear", &[q, scale, z]);
+            f.with_output(y)
+        }),
+        // Zero in the middle of the integers.
+        Example::new("quantize_of_limits", |fires| {
+            let mut f = Fixture::new(13);
+            let x = f.input("x", &[2, 3]);
+            let t = f.op("Relu", &[x]);
+            let scale = f.scalar(0.02);
+            let lowest = Tensor::from_integers(ElementType::Int8, &[], &[if fires { -128 } else { 0 }]);
+            let z = f.graph.add_constant(lowest.unwrap_or(Tensor::vector_i64(&[])));
+            let q = f.op("QuantizeLinear", &[t, scale, z]);
+            let y = f.op("DequantizeLinear", &[q, scale, z]);
+            f.with_output(y)
+        }),
+        // A limit among the integers.
+        Example::new("quantize_of_limits", |fires| {
+            let mut f = Fixture::new(13);
+            let x = f.input("x", &[2, 3]);
+            let (low, high) = (f.scalar(-0.5), f.scalar(if fires { 3.0 } else { 2.0 }));
+            let t = f.op("Clip", &[x, low, high]);
+            let scale = f.scalar(0.01);
+            let z = f.graph.add_constant(
+                Tensor::from_integers(ElementType::Uint8, &[], &[50]).unwrap_or(Tensor::vector_i64(&[])),
+            );
+            let q = f.op("QuantizeLinear", &[t, scale, z]);
             let y = f.op("DequantizeLinear", &[q, scale, z]);
             f.with_output(y)
         }),

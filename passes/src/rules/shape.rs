@@ -39,6 +39,10 @@ fn shape_of_operand(site: &Site<'_>) -> Rewrite {
     let mut earliest = x;
     for _ in 0..DEPTH {
         let Some((_, node, _)) = graph.producer(earliest) else { break };
+        // What a quantizer takes nothing else must take, or its producer does not compute with integers.
+        if node.is("QuantizeLinear") {
+            break;
+        }
         let has_shape =
             |operand: ValueId| matches!((graph.shape(operand), graph.shape(x)), (Some(a), Some(b)) if a == b);
         let mut operands = node.inputs().iter().flatten().copied();
