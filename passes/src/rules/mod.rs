@@ -25,6 +25,7 @@ pub mod parallel;
 pub mod parts;
 mod product;
 pub mod quantize;
+pub mod recurrent;
 pub mod reduction;
 pub mod reshape;
 pub mod rotary;
@@ -70,6 +71,7 @@ pub fn all() -> Vec<Box<dyn Rule>> {
     rules.extend(normalization::rules());
     rules.extend(attention::rules());
     rules.extend(rotary::rules());
+    rules.extend(recurrent::rules());
     rules.extend(blocks::rules());
     rules.extend(convolution::rules());
     rules.extend(parts::rules());
@@ -110,6 +112,7 @@ pub fn examples() -> Vec<Example> {
     examples.extend(normalization::examples());
     examples.extend(attention::examples());
     examples.extend(rotary::examples());
+    examples.extend(recurrent::examples());
     examples.extend(blocks::examples());
     examples.extend(convolution::examples());
     examples.extend(parts::examples());
