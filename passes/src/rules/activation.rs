@@ -217,10 +217,20 @@ fn hard_sigmoid_of(site: &Site<'_>) -> Rewrite {
         let limits = found(limits_of(graph, node))?;
         let element = graph.element(output);
         found((limits.low == 0.0 && close(way.factor * limits.high, 1.0, element)).then_some(()))?;
+        let argument = found(node.input(0))?;
+        let is_scaled = !way.nodes.is_empty();
         let mut nodes = way.nodes;
         nodes.push(id);
-        let (x, line) = found(line(graph, found(node.input(0))?, &mut nodes))?;
-        enclosed(graph, &nodes, output)?;
+        let mut inner = nodes.clone();
+        let (x, line) = match line(graph, argument, &mut inner) {
+            Some(line) if enclosed(graph, &inner, output).is_ok() => line,
+            // What was added is part of an operator before, or has other users.
+            _ if is_scaled => {
+                enclosed(graph, &nodes, output)?;
+                (argument, [0.0, 1.0, 0.0, 0.0])
+            }
+            _ => return Err(Miss::NoMatch),
+        };
         supports(site, "HardSigmoid", x)?;
         let [offset, slope, ..] = line.map(|coefficient| coefficient * way.factor);
         ensure(slope.is_finite() && slope != 0.0, "the slope is no number")?;
@@ -233,12 +243,12 @@ fn hard_sigmoid_of(site: &Site<'_>) -> Rewrite {
 /// A value as a sum of a constant and, scaled or not, another value.
 fn line(graph: &Graph, value: ValueId, nodes: &mut Vec<NodeId>) -> Option<(ValueId, Polynomial)> {
     let (_, node, _) = graph.producer(value)?;
-    if !node.is("Add") && !node.is("Sub") {
-        return None;
+    let mut term = value;
+    if node.is("Add") || node.is("Sub") {
+        let (a, b) = (node.input(0)?, node.input(1)?);
+        term = if graph.constant(a).is_some() { b } else { a };
     }
-    let (a, b) = (node.input(0)?, node.input(1)?);
-    let term = if graph.constant(a).is_some() { b } else { a };
-    let x = scaled(graph, term).pop()?.value;
+    let x = scaled(graph, term).pop().map(|way| way.value).filter(|&x| x != value)?;
     Some((x, polynomial(graph, value, x, nodes)?))
 }
 
@@ -386,6 +396,12 @@ pub fn examples() -> Vec<crate::testing::Example> {
             let t = with(f, "Add", x, 3.0);
             let t = clip(f, t, 0.0, 6.0);
             with(f, "Div", t, if fires { 6.0 } else { 5.0 })
+        }),
+        // The sum is part of what comes before.
+        example("hard_sigmoid", 13, |f, x, fires| {
+            let t = f.op("Exp", &[x]);
+            let t = clip(f, t, 0.0, 6.0);
+            if fires { with(f, "Div", t, 6.0) } else { f.op("Relu", &[t]) }
         }),
         example("hard_sigmoid", 13, |f, x, fires| {
             let t = with(f, "Mul", x, 0.2);

@@ -22,22 +22,17 @@ rules! {
     /// max(x, 0) = Relu(x), at NaN maybe not.
     relu_of_max [rounding, since 6]: Max(x, 0.0) => Relu(x) where |site| supports(site, "Relu", x);
 
-    /// Limits that the range of a bounded activation keeps anyway.
+    /// Limits that a value keeps anyway, since it comes from a bounded activation or from other limits.
     clip_of_bounded [rounding, since 6, shared]: Clip(x, low?, high?) | Relu(x) => x where |site| {
         let limits = found(limits_of(site.graph, site.node()))?;
-        let (_, producer, output) = found(site.graph.producer(x))?;
-        let range = found(if output == 0 { range_of(producer) } else { None })?;
-        // The absolute value of the least integer is negative.
-        ensure(site.graph.element(x).is_some_and(ElementType::is_float), "the elements are no floats")?;
+        let range = found(range_of(site.graph, x, DEPTH))?;
         ensure(limits.contain(range), "values may be out of the limits")
     };
 
     /// |x| = x where x is never negative.
     abs_of_bounded [rounding, shared]: Abs(x) => x where |site| {
-        let (_, producer, output) = found(site.graph.producer(x))?;
-        let range = found(limits_of(site.graph, producer).or_else(|| range_of(producer)))?;
-        ensure(site.graph.element(x).is_some_and(ElementType::is_float), "the elements are no floats")?;
-        ensure(output == 0 && range.low >= 0.0, "values may be negative")
+        let range = found(range_of(site.graph, x, DEPTH))?;
+        ensure(range.low >= 0.0, "values may be negative")
     };
 }
 
@@ -58,6 +53,14 @@ impl Limits {
 
     fn contain(self, other: Self) -> bool {
         self.low <= other.low && self.high >= other.high
+    }
+
+    /// What is known of the signs alone.
+    fn signs(self) -> Self {
+        Self {
+            low: if self.low >= 0.0 { 0.0 } else { f64::NEG_INFINITY },
+            high: if self.high <= 0.0 { 0.0 } else { f64::INFINITY },
+        }
     }
 
     fn clip(self, value: f64) -> f64 {
@@ -123,8 +126,55 @@ fn limited(graph: &Graph, node: &Node) -> Option<(ValueId, (f64, f64))> {
     Some((value, if node.is("Max") { (limit, all) } else { (none, limit) }))
 }
 
+/// Operators on the way up to what bounds a value, at most.
+pub(super) const DEPTH: usize = 5;
+
+/// The range of a value of floats that are numbers, as far as its producers tell.
+pub(super) fn range_of(graph: &Graph, value: ValueId, depth: usize) -> Option<Limits> {
+    let (_, node, output) = graph.producer(value)?;
+    // The absolute value of the least integer is negative.
+    if output != 0 || !graph.element(value)?.is_float() {
+        return None;
+    }
+    if let Some(limits) = limits_of(graph, node).or_else(|| activation_range(node)) {
+        return Some(limits);
+    }
+    let depth = depth.checked_sub(1)?;
+    let operand = |index| range_of(graph, node.input(index)?, depth);
+    match node.op_type() {
+        op_type if !node.is(op_type) => None,
+        // Operators that round do it in order: what is between two numbers before is so after.
+        "Mul" | "Div" => {
+            let (a, b) = (node.input(0)?, node.input(1)?);
+            let (factor, x) = match scalar(graph, b, a) {
+                Some(constant) if node.is("Div") => (constant.recip(), 0),
+                Some(constant) => (constant, 0),
+                None => (scalar(graph, a, b).filter(|_| node.is("Mul"))?, 1),
+            };
+            let range = operand(x)?;
+            // Rounding and overflow leave signs as they are, nothing else.
+            (factor > 0.0 && factor.is_finite()).then(|| range.signs())
+        }
+        "Add" => {
+            let (a, b) = (operand(0)?.signs(), operand(1)?.signs());
+            Some(Limits { low: a.low + b.low, high: a.high + b.high })
+        }
+        // Means of padding too, which is zero, and of nothing, which are no numbers.
+        "AveragePool" | "GlobalAveragePool" | "ReduceMean" | "ReduceSum" => Some(operand(0)?.signs()),
+        // A window that lies in padding alone has a result out of any range.
+        "MaxPool" => {
+            let plain = node.int("ceil_mode").unwrap_or(0) == 0
+                && node.ints("dilations").unwrap_or_default().iter().all(|&step| step == 1);
+            operand(0).filter(|_| plain)
+        }
+        "Expand" | "Flatten" | "Gather" | "Identity" | "Reshape" | "Slice" | "Squeeze" | "Tile"
+        | "Transpose" | "Unsqueeze" => operand(0),
+        _ => None,
+    }
+}
+
 /// The range of an activation's results.
-pub(super) fn range_of(node: &Node) -> Option<Limits> {
+fn activation_range(node: &Node) -> Option<Limits> {
     let range = |low, high| Some(Limits { low, high });
     match node.op_type() {
         op_type if !node.is(op_type) => None,
@@ -306,6 +356,30 @@ pub fn examples() -> Vec<crate::testing::Example> {
             let t = f.op(if fires { "Sigmoid" } else { "Exp" }, &[x]);
             let zero = f.scalar(0.0);
             let t = f.op("Clip", &[t, zero]);
+            let y = f.op("Neg", &[t]);
+            f.with_output(y)
+        }),
+        // Through what keeps the signs.
+        Example::new("clip_of_bounded", |fires| {
+            let mut f = Fixture::new(13);
+            let x = f.input("x", &[2, 4]);
+            let t = f.op("Relu", &[x]);
+            let c = f.scalar(if fires { 2.5 } else { -2.5 });
+            let t = f.op("Mul", &[c, t]);
+            let s = f.op("Sigmoid", &[x]);
+            let t = f.op("Add", &[t, s]);
+            let t = f.op("Transpose", &[t]);
+            let t = f.op("Relu", &[t]);
+            let y = f.op("Neg", &[t]);
+            f.with_output(y)
+        }),
+        Example::new("clip_of_bounded", |fires| {
+            let mut f = Fixture::new(13);
+            let x = f.input("x", &[1, 2, 4, 4]);
+            let t = f.op("Relu", &[x]);
+            let pool = NewNode::new("MaxPool", [t]).with("kernel_shape", vec![2, 2]);
+            let t = f.node(pool.with("dilations", if fires { vec![1, 1] } else { vec![2, 2] }));
+            let t = f.op("Relu", &[t]);
             let y = f.op("Neg", &[t]);
             f.with_output(y)
         }),

@@ -214,13 +214,14 @@ pub(super) fn with_axes(
     site: &Site<'_>,
     patch: &mut Patch,
     op_type: &str,
-    x: ValueId,
+    x: impl Into<crate::rewrite::Operand>,
     axes: &[i64],
 ) -> crate::rewrite::Operand {
+    let x = x.into();
     if site.graph.opset() < 13 {
         let attributes = onnx_opt_ir::Attributes::from_pairs([("axes", axes.to_vec().into())]);
         return patch.node(op_type, [x], attributes);
     }
     let axes = patch.constant(Tensor::vector_i64(axes));
-    patch.node(op_type, [x.into(), axes], onnx_opt_ir::Attributes::new())
+    patch.node(op_type, [x, axes], onnx_opt_ir::Attributes::new())
 }

@@ -35,7 +35,7 @@ rules! {
         };
 }
 
-/// A scale or bias without effect is spelled out only up to this many elements, lest the file grow.
+/// A scale or bias without effect is stored only up to this many elements, lest the file grow.
 const SPELLED: i64 = 256;
 
 /// A quotient by a root mean square: `x`, less its mean where `centered`.
@@ -331,14 +331,19 @@ impl<'a> Affine<'a> {
     }
 }
 
-/// A constant of `count` elements that are all `value`, if that is few.
+/// A tensor of this shape whose elements are all `value`: as a constant if they are few.
 fn spelled(graph: &Graph, patch: &mut Patch, x: ValueId, shape: &[Dim], value: f64) -> Result<Operand, Miss> {
     let sizes: Option<Vec<i64>> = shape.iter().map(Dim::as_fixed).collect();
     let sizes = sizes.ok_or("the size of a scale is not known")?;
     let count = sizes.iter().try_fold(1_i64, |count, &size| count.checked_mul(size)).unwrap_or(i64::MAX);
-    ensure((0..=SPELLED).contains(&count), "a scale would have to be spelled out")?;
     let shape: Vec<usize> = sizes.iter().filter_map(|&size| usize::try_from(size).ok()).collect();
     let element = graph.element(x).ok_or("the element type is not known")?;
+    if count > SPELLED {
+        let one = Tensor::from_f64(element, &[1], &[value]).ok_or("the element type has no numbers")?;
+        let sizes = patch.constant(Tensor::vector_i64(&sizes));
+        let value = Attributes::from_pairs([("value", std::sync::Arc::new(one).into())]);
+        return Ok(patch.node("ConstantOfShape", [sizes], value));
+    }
     let values = vec![value; usize::try_from(count).unwrap_or_default()];
     let tensor = Tensor::from_f64(element, &shape, &values).ok_or("the element type has no numbers")?;
     Ok(patch.constant(tensor))
@@ -587,13 +592,21 @@ pub fn examples() -> Vec<crate::testing::Example> {
             let t = f.op("Div", &[d, s]);
             affine(f, t, &[1, 3, 4])
         }),
-        // By the reciprocal, no bias; a scale of another shape would leave the ones to be spelled out.
+        // By the reciprocal, no bias; what is divided is not what was squared.
         example("layer_normalization", 17, &[2, 3, 300], |f, x, fires| {
             let d = centered(f, x, &[-1]);
             let s = deviation(f, d, &[-1], true);
             let t = f.op("Reciprocal", &[s]);
-            let t = f.op("Mul", &[t, d]);
-            let scale = if fires { f.weights(&[300]) } else { f.weights(&[3, 1]) };
+            let t = f.op("Mul", &[t, if fires { d } else { x }]);
+            let scale = f.weights(&[300]);
+            f.op("Mul", &[t, scale])
+        }),
+        // More ones than are worth storing; a scale along another axis stays.
+        example("layer_normalization", 17, &[2, 3, 300], |f, x, fires| {
+            let d = centered(f, x, &[-1]);
+            let s = deviation(f, if fires { d } else { x }, &[-1], true);
+            let t = f.op("Div", &[d, s]);
+            let scale = f.weights(&[3, 1]);
             f.op("Mul", &[t, scale])
         }),
         // By a power, no scale and no bias; the root of the variance leaves the graph.

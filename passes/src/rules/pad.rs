@@ -2,7 +2,7 @@
 
 use onnx_opt_ir::{ElementType, Graph, Node, ValueId};
 
-use super::clip::{limits_of, range_of};
+use super::clip::{DEPTH, range_of};
 use super::facts::{axis, list};
 use crate::rewrite::language::finish;
 use crate::rewrite::{Miss, Patch, Rewrite, Site, ensure, found};
@@ -128,10 +128,9 @@ fn padded_axes(graph: &Graph, node: &Node, rank: usize) -> Result<Vec<usize>, Mi
     Ok(axes)
 }
 
-/// Whether no element of a value is negative, by the operator that gives it.
+/// Whether no element of a value is negative, by the operators that give it.
 fn is_nonnegative(graph: &Graph, value: ValueId) -> bool {
-    let Some((_, node, 0)) = graph.producer(value) else { return false };
-    limits_of(graph, node).or_else(|| range_of(node)).is_some_and(|limits| limits.low >= 0.0)
+    range_of(graph, value, DEPTH).is_some_and(|range| range.low >= 0.0)
 }
 
 /// Graphs on which these rules fire, and near misses.

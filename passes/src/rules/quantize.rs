@@ -3,7 +3,7 @@
 use onnx_opt_ir::{ElementType, Node};
 
 use super::clip::limits_of;
-use super::facts::{becomes, element, only_use};
+use super::facts::{becomes, element, only_use, uniform};
 use crate::quantize::Grid;
 use crate::rewrite::language::finish;
 use crate::rewrite::{ErrorClass, FunctionRule, Patch, Rewrite, Rule, Site, ensure, found};
@@ -41,7 +41,10 @@ fn quantize_of_dequantize(site: &Site<'_>) -> Rewrite {
     let short =
         matches!(known, ElementType::Int8 | ElementType::Uint8 | ElementType::Int16 | ElementType::Uint16);
     ensure(short && element(graph, site.output()?)? == known, "the integers are of other types")?;
-    let operands = |node: &Node| (node.input(1), node.input(2));
+    // One that is left out is zero.
+    let zero_point =
+        |node: &Node| node.input(2).filter(|&zero_point| uniform(graph, zero_point) != Some(0.0));
+    let operands = |node: &Node| (node.input(1), zero_point(node));
     ensure(operands(quantize) == operands(dequantize), "scales or zero points differ")?;
     let scale = found(graph.constant(site.input(1)?))?;
     ensure(scale.element() == ElementType::Float, "the scale is not of single precision")?;
@@ -128,6 +131,20 @@ pub fn examples() -> Vec<crate::testing::Example> {
                 Tensor::from_integers(ElementType::Uint8, &[], &[50]).unwrap_or(Tensor::vector_i64(&[])),
             );
             let q = f.op("QuantizeLinear", &[t, scale, z]);
+            let y = f.op("DequantizeLinear", &[q, scale, z]);
+            f.with_output(y)
+        }),
+        // A zero point that is left out.
+        Example::new("quantize_of_dequantize", |fires| {
+            let mut f = Fixture::new(13);
+            let q = f.typed_input("q", ElementType::Uint8, [onnx_opt_ir::Dim::fixed(4)]);
+            let scale = f.scalar(0.02);
+            let z = f.graph.add_constant(
+                Tensor::from_integers(ElementType::Uint8, &[], &[i64::from(!fires)])
+                    .unwrap_or(Tensor::vector_i64(&[])),
+            );
+            let t = f.op("DequantizeLinear", &[q, scale, z]);
+            let q = f.op("QuantizeLinear", &[t, scale]);
             let y = f.op("DequantizeLinear", &[q, scale, z]);
             f.with_output(y)
         }),

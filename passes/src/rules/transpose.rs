@@ -5,7 +5,7 @@ use std::sync::Arc;
 use onnx_opt_ir::{Attributes, Dim, Graph, Node, Tensor};
 
 use super::chain::Chain;
-use super::facts::{BINARY, only_use, shape};
+use super::facts::{BINARY, axis, list, only_use, shape, with_axes};
 use super::reshape::reshape_to;
 use crate::layout::permutation::Permutation;
 use crate::rewrite::{
@@ -42,6 +42,14 @@ pub fn rules() -> Vec<Box<dyn Rule>> {
             since: 1,
             roots: &["Transpose"],
             rewrite: through_elementwise,
+        }),
+        Box::new(FunctionRule {
+            name: "transpose_squeeze_transpose",
+            doc: "Squeeze or Unsqueeze between two Transposes needs one of them at most.",
+            class: ErrorClass::Exact,
+            since: 1,
+            roots: &["Transpose"],
+            rewrite: around_squeeze,
         }),
         Box::new(FunctionRule {
             name: "transpose_unit_axes",
@@ -125,6 +133,49 @@ fn unit_axes(site: &Site<'_>) -> Rewrite {
     reshape_to(site, x)
 }
 
+fn around_squeeze(site: &Site<'_>) -> Rewrite {
+    let (graph, middle) = (site.graph, site.input(0)?);
+    let (_, node, _) = found(graph.producer(middle))?;
+    let squeezes = node.is("Squeeze");
+    found((squeezes || node.is("Unsqueeze")).then_some(()))?;
+    let before = found(node.input(0))?;
+    let (_, first) = found(graph.producer_of(before, "Transpose"))?;
+    let (first_order, last_order) = (permutation(graph, first)?, permutation(graph, site.node())?);
+    only_use(graph, middle)?;
+    only_use(graph, before)?;
+    let x = found(first.input(0))?;
+    let named = list(graph, node, "axes", 1)?.filter(|axes| !axes.is_empty()).ok_or("no axis is named")?;
+    let rank = first_order.rank().max(last_order.rank());
+    let named = named.into_iter().map(|name| axis(name, rank)).collect::<Result<Vec<usize>, Miss>>()?;
+    let mut sources = first_order.axes().iter().copied();
+    // The axes of the source where they lie between the Transposes, without those that go and with new ones.
+    let between: Vec<Option<usize>> = if squeezes {
+        sources.enumerate().filter(|(place, _)| !named.contains(place)).map(|(_, axis)| Some(axis)).collect()
+    } else {
+        (0..rank).map(|place| if named.contains(&place) { None } else { sources.next() }).collect()
+    };
+    let result = last_order.permuted(&between).ok_or("ranks differ")?;
+    let kept: Vec<usize> = result.iter().copied().flatten().collect();
+    let mut sorted = kept.clone();
+    sorted.sort_unstable();
+    let places = kept.iter().map(|axis| sorted.iter().position(|other| other == axis));
+    let order = places.collect::<Option<Vec<usize>>>().and_then(Permutation::new);
+    let order = order.ok_or("an axis is named twice")?;
+    let mut patch = Patch::new();
+    let new = if squeezes {
+        let gone: Vec<i64> = (0..rank).filter(|axis| !kept.contains(axis)).map(|axis| axis as i64).collect();
+        let new = with_axes(site, &mut patch, "Squeeze", x, &gone);
+        transposed(&mut patch, new, &order)
+    } else {
+        ensure(kept.len() == first_order.rank(), "an axis is named twice")?;
+        let places = result.iter().enumerate().filter(|(_, axis)| axis.is_none());
+        let inserted: Vec<i64> = places.map(|(place, _)| place as i64).collect();
+        let new = transposed(&mut patch, x.into(), &order);
+        with_axes(site, &mut patch, "Unsqueeze", new, &inserted)
+    };
+    finish(site, patch, new)
+}
+
 fn transposed_operands(site: &Site<'_>) -> Rewrite {
     let (graph, root) = (site.graph, site.node());
     let (a, b) = (site.input(0)?, site.input(1)?);
@@ -165,6 +216,27 @@ pub fn examples() -> Vec<crate::testing::Example> {
             let t = transpose(&mut f, x, perms[0]);
             let t = between(&mut f, t, fires);
             let t = transpose(&mut f, t, perms[1]);
+            let y = f.op("Neg", &[t]);
+            f.with_output(y)
+        })
+    };
+    // An axis comes or goes between two Transposes.
+    let squeezed = move |opset: i64, op_type: &'static str, axes: &'static [i64], perm: &'static [i64]| {
+        Example::new("transpose_squeeze_transpose", move |fires| {
+            let mut f = Fixture::new(opset);
+            let x = f.symbolic_input("x", &["N", "M", "1"]);
+            let first = transpose(&mut f, x, &[0, 2, 1]);
+            let t = if opset < 13 {
+                f.node(NewNode::new(op_type, [first]).with("axes", axes.to_vec()))
+            } else {
+                let axes = f.integers(axes);
+                f.op(op_type, &[first, axes])
+            };
+            if !fires {
+                let t = f.op("Exp", &[first]);
+                f.output("first", t);
+            }
+            let t = transpose(&mut f, t, perm);
             let y = f.op("Neg", &[t]);
             f.with_output(y)
         })
@@ -230,6 +302,10 @@ pub fn examples() -> Vec<crate::testing::Example> {
             let t = f.op("Mul", &[t, bias]);
             if fires { f.op("Sigmoid", &[t]) } else { f.op("Softmax", &[t]) }
         }),
+        squeezed(13, "Unsqueeze", &[-1], &[0, 3, 1, 2]),
+        squeezed(11, "Unsqueeze", &[0], &[1, 3, 0, 2]),
+        squeezed(13, "Squeeze", &[1], &[1, 0]),
+        squeezed(11, "Squeeze", &[-2], &[0, 1]),
         single("transpose_unit_axes", &["N", "1", "3"], &["N", "M", "3"]),
         single("transpose_unit_axes", &["2", "M", "1"], &["2", "2", "3"]),
         Example::new("transposed_operands", move |fires| {
