@@ -154,13 +154,17 @@ pub struct Slices {
 }
 
 impl GroupsReport {
-    /// The groups of a graph.
+    /// The groups of a graph and of its bodies.
     pub fn of(graph: &Graph) -> Self {
         let found = Groups::of(graph, &couple(graph));
-        Self {
-            groups: found.groups.iter().map(|group| describe(graph, group)).collect(),
-            barriers: found.barriers,
+        let groups = found.groups.iter().map(|group| describe(graph, group)).collect();
+        let mut report = Self { groups, barriers: found.barriers };
+        for body in graph.nodes().flat_map(|(_, node)| node.bodies()) {
+            let inner = Self::of(body);
+            report.groups.extend(inner.groups);
+            report.barriers.extend(inner.barriers);
         }
+        report
     }
 }
 

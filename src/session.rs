@@ -9,7 +9,7 @@ use bytes::Bytes;
 use onnx_opt_ir::load::load as import;
 use onnx_opt_ir::{Graph, ImportError, LoadError, Model, Symbol, check, export};
 use onnx_opt_passes::opset::RaiseError;
-use onnx_opt_passes::prune::PruneError;
+use onnx_opt_passes::prune::{DeadChannels, PruneError};
 use onnx_opt_passes::{PassContext, PassError, PassManager, PassReport, Target, pipeline};
 use onnx_opt_proto::{
     Document, ExternalData, ExternalError, ExternalPolicy, ModelProto, OperatorSetIdProto, ReadError,
@@ -100,6 +100,8 @@ pub struct Options {
     pub only: BTreeSet<String>,
     /// Where the result will run.
     pub target: Target,
+    /// Whether channels that are one number whatever the input is, or that nobody weighs, go from level 2 on.
+    pub prune_dead: bool,
     /// What is pruned once the graph is optimized, if anything.
     pub pruning: Option<Pruning>,
     /// The pass after which the listener gets the text of the graph.
@@ -515,7 +517,11 @@ pub fn optimize(
     options: &Options,
     listener: &dyn Listener,
 ) -> Result<Report, Error> {
-    optimize_with(source, destination, options, listener, &pipeline)
+    let passes = |level: u8| match options.prune_dead && level > 1 {
+        true => pipeline(level).with(Box::new(DeadChannels)),
+        false => pipeline(level),
+    };
+    optimize_with(source, destination, options, listener, &passes)
 }
 
 /// Optimizes a model by passes of the caller: `pipeline` gives those of a level.

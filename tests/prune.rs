@@ -488,6 +488,63 @@ fn recurrent_layers() {
     }
 }
 
+/// As exporters write them: the first state is filled with zeros, its size taken from the input.
+#[test]
+fn recurrent_layers_with_a_first_state() {
+    let mut f = Fixture::new(17);
+    let x = f.symbolic_input("x", &["steps", "batch", "8"]);
+    let sizes = f.op("Shape", &[x]);
+    let one = f.integers(&[1]);
+    let batch = f.op("Gather", &[sizes, one]);
+    let hidden = f.integers(&[12]);
+    let shape = f.node(NewNode::new("Concat", [one, batch, hidden]).with("axis", 0));
+    let zeros = f.op("ConstantOfShape", &[shape]);
+    let (w, r) = (f.weights(&[1, 48, 8]), f.weights(&[1, 48, 12]));
+    let node = NewNode {
+        inputs: vec![Some(x), Some(w), Some(r), None, None, Some(zeros), Some(zeros)],
+        ..NewNode::new("LSTM", []).with("hidden_size", 12)
+    };
+    let y = f.node(node);
+    let directions = f.integers(&[1]);
+    let y = f.op("Squeeze", &[y, directions]);
+    let y = f.linear(y, 12, 6);
+    exactly("first_state", f.with_output(y));
+}
+
+#[test]
+fn bodies_are_pruned_by_themselves() {
+    use onnx_opt::ir::{Context, Dim, Graph, Type};
+    let mut f = Fixture::new(17);
+    let x = f.input("x", &[2, 8]);
+    let flag = f.typed_input("flag", ElementType::Bool, []);
+    let body = |seed: usize| {
+        let mut body = Fixture { graph: Graph::new(Context::with_opset(17)) };
+        let x = body.graph.add_capture(0);
+        let hidden = body.dense(x, 8, 16 + seed);
+        let hidden = body.op("Tanh", &[hidden]);
+        let y = body.dense(hidden, 16 + seed, 4);
+        body.output("y", y);
+        body.graph
+    };
+    let node = NewNode { captures: vec![x], ..NewNode::new("If", [flag]) };
+    let y = f.node(node.with("then_branch", body(0)).with("else_branch", body(2)));
+    assert!(f.graph.ty(y).is_some_and(|ty: &Type| ty.shape() == Some(&[2, 4].map(Dim::fixed)[..])));
+    let model = f.with_output(y).into_model();
+    let mut pruned = model.clone();
+    let outcome = prune(&mut pruned, &Options::new(Target::Units(0.5))).unwrap();
+    check(&pruned).unwrap();
+    let left: Vec<usize> = outcome.groups.iter().map(|group| group.after).collect();
+    assert_eq!(left, [8, 9]);
+    assert!(outcome.after.parameters * 100 < outcome.before.parameters * 55);
+    let reference = Model { graph: outcome.masked.unwrap(), ..model };
+    let options = VerifyOptions {
+        tolerance: Some(1e-5),
+        program: Some(assert_cmd::cargo::cargo_bin!("onnx-opt").to_path_buf()),
+        ..VerifyOptions::default()
+    };
+    assert_eq!(verify(&export(&reference), &export(&pruned), &options).status, Status::Verified);
+}
+
 #[test]
 fn slices_pads_and_tiles_of_channels() {
     let mut f = Fixture::new(17);

@@ -129,6 +129,13 @@ impl PassManager {
         Self { passes }
     }
 
+    /// With one more pass, after the others.
+    #[must_use]
+    pub fn with(mut self, pass: Box<dyn Pass>) -> Self {
+        self.passes.push(pass);
+        self
+    }
+
     /// The passes in order.
     pub fn passes(&self) -> impl Iterator<Item = &dyn Pass> {
         self.passes.iter().map(|pass| &**pass)

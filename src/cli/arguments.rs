@@ -165,6 +165,9 @@ struct Prune {
     /// Take out units until this share of the bytes of the weights is gone
     #[arg(long = "prune-bytes", value_name = "SHARE", value_parser = share, group = "pruned", help_heading = "Pruning")]
     bytes: Option<f64>,
+    /// Take out what is one number whatever the (finite) input is, or what nobody weighs: exact, from -O2 on
+    #[arg(long = "prune-dead", help_heading = "Pruning")]
+    dead: bool,
     /// What units are worth: the sum of their weights' absolute values, the root of the sum of squares, or nothing
     #[arg(
         long = "prune-by",
@@ -602,6 +605,7 @@ impl Optimize {
             skip: self.skip.iter().cloned().collect(),
             only: self.only.iter().cloned().collect(),
             target: self.target.clone(),
+            prune_dead: self.prune.dead,
             pruning: self.prune.pruning(self.trial.seed),
             print_after: self.print_after.clone(),
             explain: self.say.explain,

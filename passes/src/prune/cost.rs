@@ -24,6 +24,16 @@ pub struct Cost {
     pub joules: f64,
 }
 
+impl std::ops::AddAssign for Cost {
+    fn add_assign(&mut self, other: Self) {
+        self.macs = self.macs.saturating_add(other.macs);
+        self.parameters = self.parameters.saturating_add(other.parameters);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.activations = self.activations.saturating_add(other.activations);
+        self.joules += other.joules;
+    }
+}
+
 /// Energy of one multiplication and one addition, in picojoules, for 45 nm: M. Horowitz, "Computing's energy problem",
 /// ISSCC 2014.
 const FP32: f64 = 3.7 + 0.9;

@@ -7,6 +7,7 @@
 
 pub mod cost;
 pub mod couple;
+pub mod dead;
 pub mod group;
 pub mod importance;
 pub mod lanes;
@@ -15,6 +16,7 @@ pub mod plan;
 pub mod remove;
 
 pub use couple::couple;
+pub use dead::DeadChannels;
 pub use group::{Group, Groups};
 pub use importance::{Importance, Norm, Normalization};
 pub use order::{Limits, Ranking};

@@ -101,7 +101,7 @@ pub struct GroupReport {
 }
 
 /// What came of it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Outcome {
     /// Costs before.
     pub before: Cost,
@@ -119,64 +119,75 @@ pub struct Outcome {
     pub masked: Option<Graph>,
 }
 
-/// Takes the least important units out of a model.
+/// Takes the least important units out of a model, and of each body in it.
 ///
 /// # Errors
 /// If nothing can be pruned, or what is left does not fit together; the model is then unchanged.
 pub fn prune(model: &mut Model, options: &Options<'_>) -> Result<Outcome, PruneError> {
     model.raise_ir_version();
-    let graph = &model.graph;
-    let lanes = couple(graph);
-    let mut groups = Groups::of(graph, &lanes);
-    groups.groups.retain(|group| is_wanted(graph, group, options));
-    if groups.groups.is_empty() {
-        return Err(PruneError::Nothing(first_barrier(&groups)));
+    let mut outcome = Outcome::default();
+    let (mut result, mut masked) = (model.graph.clone(), model.graph.clone());
+    prune_graph(&mut result, &mut masked, options, &mut outcome)?;
+    if outcome.groups.iter().all(|group| group.before == group.after) {
+        return Err(PruneError::Nothing(match (outcome.groups.is_empty(), outcome.barriers.first()) {
+            (false, _) => " within the limits".to_owned(),
+            (true, Some(stays)) => {
+                format!(
+                    ": axis {} of `{}` stays, by {} ({})",
+                    stays.axis, stays.weight, stays.at, stays.reason
+                )
+            }
+            (true, None) => ": there are no weights".to_owned(),
+        }));
     }
-    let scores = options.importance.scores(graph, &groups);
-    let steps = steps(graph, &groups, &scores, options.normalization, options.ranking, options.limits);
-    let count = reach(graph, &lanes, &groups, &steps, options);
-    let removed = &steps[..count];
-    let gone = classes_of(&groups, removed);
-    if gone.is_empty() {
-        return Err(PruneError::Nothing(" within the limits".to_owned()));
+    if outcome.approximate.is_empty() {
+        outcome.masked = Some(masked);
     }
-
-    let before = Left::of(graph, &lanes, &BTreeSet::new());
-    let left = Left::of(graph, &lanes, &gone);
-    let touched: BTreeSet<usize> = removed.iter().map(|step| step.group).collect();
-    let mut approximate: Vec<String> = Vec::new();
-    for reason in
-        touched.iter().filter_map(|&group| groups.groups.get(group)).flat_map(|group| &group.approximate)
-    {
-        if !approximate.contains(reason) {
-            approximate.push(reason.clone());
-        }
-    }
-    let masked = match approximate.is_empty() {
-        true => Some(masked(graph, &lanes, &gone)?),
-        false => None,
-    };
-    let outcome = Outcome {
-        before: before.cost(),
-        after: left.cost(),
-        layers: layers(graph, &before, &left),
-        groups: group_reports(graph, &groups, removed),
-        barriers: groups.barriers.clone(),
-        approximate,
-        masked,
-    };
-    let mut result = graph.clone();
-    remove::remove(&mut result, &lanes, &gone)?;
     model.graph = result;
     Ok(outcome)
 }
 
-/// Why nothing goes, by the first thing in the way.
-fn first_barrier(groups: &Groups) -> String {
-    let first = groups.barriers.first();
-    first.map_or_else(String::new, |stays| {
-        format!(": axis {} of `{}` stays, by {} ({})", stays.axis, stays.weight, stays.at, stays.reason)
-    })
+/// Prunes the bodies of a graph, then itself; does to `reference` what sets the same slices to zero.
+fn prune_graph(
+    graph: &mut Graph,
+    reference: &mut Graph,
+    options: &Options<'_>,
+    outcome: &mut Outcome,
+) -> Result<(), PruneError> {
+    let owners: Vec<NodeId> =
+        graph.nodes().filter(|(_, node)| node.bodies().next().is_some()).map(|(id, _)| id).collect();
+    for owner in owners {
+        let edited = graph.edit_bodies(owner, |bodies| {
+            reference.edit_bodies(owner, |others| {
+                let mut pairs = bodies.iter_mut().zip(others.iter_mut());
+                pairs.try_for_each(|(body, other)| prune_graph(body, other, options, outcome))
+            })
+        });
+        edited.map_err(RemovalError::from)?.map_err(RemovalError::from)??;
+    }
+    let lanes = couple(graph);
+    let mut groups = Groups::of(graph, &lanes);
+    groups.groups.retain(|group| is_wanted(graph, group, options));
+    let scores = options.importance.scores(graph, &groups);
+    let steps = steps(graph, &groups, &scores, options.normalization, options.ranking, options.limits);
+    let removed = &steps[..reach(graph, &lanes, &groups, &steps, options)];
+    let gone = classes_of(&groups, removed);
+
+    let (before, left) = (Left::of(graph, &lanes, &BTreeSet::new()), Left::of(graph, &lanes, &gone));
+    outcome.before += before.cost();
+    outcome.after += left.cost();
+    outcome.layers.extend(layers(graph, &before, &left));
+    outcome.groups.extend(group_reports(graph, &groups, removed));
+    outcome.barriers.extend(groups.barriers.iter().cloned());
+    let touched: BTreeSet<usize> = removed.iter().map(|step| step.group).collect();
+    let touched = touched.iter().filter_map(|&group| groups.groups.get(group));
+    for reason in touched.flat_map(|group| &group.approximate) {
+        if !outcome.approximate.contains(reason) {
+            outcome.approximate.push(reason.clone());
+        }
+    }
+    *reference = masked(reference, &lanes, &gone)?;
+    Ok(remove::remove(graph, &lanes, &gone)?)
 }
 
 fn is_wanted(graph: &Graph, group: &Group, options: &Options<'_>) -> bool {

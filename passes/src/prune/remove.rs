@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use onnx_opt_ir::graph::GraphError;
-use onnx_opt_ir::{Graph, NodeId, Tensor, ValueId};
+use onnx_opt_ir::{Graph, NewNode, NodeId, Tensor, ValueId};
 use thiserror::Error;
 
-use super::couple::{Change, Kept};
+use super::couple::{Change, Kept, Operand};
 use super::group::Groups;
 use super::lanes::{Axis, Lanes, Place};
 
@@ -61,7 +61,10 @@ pub fn remove(graph: &mut Graph, lanes: &Lanes, classes: &BTreeSet<u32>) -> Resu
         replaced.extend(apply(graph, id, change)?);
     }
     for value in replaced {
-        graph.remove_unused_constant(value);
+        match graph.producer(value).map(|(id, ..)| id) {
+            Some(id) => drop(graph.remove_dead([id], |_, _| {})),
+            None => graph.remove_unused_constant(value),
+        }
     }
     match graph.infer_anew().into_iter().next() {
         Some(error) => Err(RemovalError::Contradiction(error.to_string())),
@@ -78,12 +81,42 @@ fn apply(graph: &mut Graph, id: NodeId, change: Change) -> Result<Vec<ValueId>, 
         graph.set_attribute(id, &attribute.name, attribute.value)?;
     }
     let mut before = Vec::new();
-    for (slot, tensor) in change.operands {
-        before.extend(graph.node(id).input(slot));
-        let constant = graph.add_constant(tensor);
-        graph.set_input(id, slot, Some(constant))?;
+    for (slot, operand) in change.operands {
+        let old = graph.node(id).input(slot);
+        before.extend(old);
+        let new = match operand {
+            Operand::Constant(tensor) => Some(graph.add_constant(tensor)),
+            Operand::Joined(parts) => match old {
+                Some(old) => joined(graph, old, parts)?,
+                None => None,
+            },
+        };
+        graph.set_input(id, slot, new)?;
     }
     Ok(before)
+}
+
+/// The result of a Concat as that of `old` with other parts.
+fn joined(
+    graph: &mut Graph,
+    old: ValueId,
+    parts: Vec<Option<Tensor>>,
+) -> Result<Option<ValueId>, GraphError> {
+    let Some((_, node)) = graph.producer_of(old, "Concat") else { return Ok(Some(old)) };
+    let mut inputs = node.inputs().to_vec();
+    let mut new = NewNode {
+        attributes: node.attributes().clone(),
+        position: node.position(),
+        ..NewNode::new("Concat", [])
+    };
+    for (input, part) in inputs.iter_mut().zip(parts) {
+        if let Some(tensor) = part {
+            *input = Some(graph.add_constant(tensor));
+        }
+    }
+    new.inputs = inputs;
+    let node = graph.add_node(new)?;
+    Ok(graph.node(node).output(0))
 }
 
 /// The constants that lose slices.

@@ -9,6 +9,9 @@ use crate::rules::facts::{BINARY, is_unary};
 const BROADCAST: &[&str] =
     &["BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Mean", "Mod", "PRelu", "Sum", "Where"];
 
+/// Operators that compare: with a constant of integers they look classes up, as in a one-hot code.
+const COMPARISONS: &[&str] = &["Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"];
+
 pub(super) fn rule(node: &Node) -> Option<Rule> {
     if is_unary(node) || node.is("CastLike") {
         return Some(Rule::plain(first));
@@ -37,6 +40,12 @@ fn dropout(site: &mut Site<'_>) -> Result<(), Reason> {
     Ok(())
 }
 
+/// Whether an operand is a constant of integers.
+fn is_integer(site: &Site<'_>, index: usize) -> bool {
+    let constant = site.node.input(index).and_then(|value| site.graph.constant(value));
+    constant.is_some_and(|tensor| tensor.element().is_integer())
+}
+
 /// y_i = f(a_i, b_i, …), where axes of size 1 are repeated.
 fn broadcast(site: &mut Site<'_>) -> Result<(), Reason> {
     let old =
@@ -45,9 +54,12 @@ fn broadcast(site: &mut Site<'_>) -> Result<(), Reason> {
         return Err("it broadcasts as old versions do".to_owned());
     }
     let result = site.output()?;
+    let compares = COMPARISONS.contains(&site.node.op_type());
     for index in 0..site.node.inputs().len() {
-        if let Some(operand) = site.operand(index)? {
-            site.spread(&operand, &result);
+        let Some(operand) = site.operand(index)? else { continue };
+        site.spread(&operand, &result);
+        if compares && is_integer(site, index) {
+            site.bar_all(&operand, "it compares with numbers of classes");
         }
     }
     Ok(())

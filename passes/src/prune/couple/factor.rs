@@ -7,6 +7,7 @@
 use onnx_opt_ir::{Dim, Node, NodeId, Tensor};
 
 use super::super::lanes::Axis;
+use super::sizes::{Operand, rewritten, written};
 use super::{Change, Kept, Reason, Rule, Site, Way};
 use crate::rules::reshape::sizes_for;
 
@@ -33,9 +34,17 @@ fn regroup(site: &mut Site<'_>) -> Result<(), Reason> {
 }
 
 fn reshape(site: &mut Site<'_>) -> Result<(), Reason> {
-    if site.node.input(1).is_none_or(|sizes| site.graph.constant(sizes).is_none()) {
-        let (from, to) = (shape(site, site.node.input(0))?, shape(site, site.node.output(0))?);
-        sizes_for(&from, &to, None).map_err(|_| "its shape is computed")?;
+    let (from, to) = (shape(site, site.node.input(0))?, shape(site, site.node.output(0))?);
+    let operand = site.node.input(1);
+    let constant = operand.is_none_or(|sizes| site.graph.constant(sizes).is_some());
+    if !constant && sizes_for(&from, &to, None).is_err() {
+        let entries = operand.and_then(|sizes| written(site.graph, sizes)).ok_or("its shape is computed")?;
+        let y = site.output()?;
+        for (&axis, entry) in y.iter().zip(entries) {
+            if entry.is_none() {
+                site.bar(axis, "its size is computed");
+            }
+        }
     }
     regroup(site)
 }
@@ -173,26 +182,26 @@ fn is_shuffle(site: &Site<'_>) -> bool {
 
 /// The shape that is left.
 fn reshape_sizes(kept: &Kept<'_>) -> Option<Change> {
-    let operand = kept.node.input(1);
-    let (x, y) = (kept.node.input(0)?, kept.node.output(0)?);
     let axes = kept.result(0)?;
     axes.iter().find_map(|&axis| kept.shrunk(axis))?;
-    let mut sizes = match operand.and_then(|sizes| kept.graph.constant(sizes)) {
-        Some(sizes) => sizes.to_i64()?,
-        None => match kept.node.ints("shape") {
-            Some(sizes) => sizes.to_vec(),
-            None => sizes_for(kept.graph.shape(x)?, kept.graph.shape(y)?, None).ok()?,
-        },
+    let new = |size: i64, axis: Axis| kept.shrunk(axis).filter(|_| size != -1).map(|left| left as i64);
+    let changed = |sizes: &[i64]| -> Vec<i64> {
+        sizes.iter().zip(axes).map(|(&size, &axis)| new(size, axis).unwrap_or(size)).collect()
     };
-    for (size, &axis) in sizes.iter_mut().zip(axes) {
-        if let Some(left) = kept.shrunk(axis).filter(|_| *size != -1) {
-            *size = i64::try_from(left).ok()?;
-        }
+    let Some(operand) = kept.node.input(1) else {
+        return Some(Change::attribute("shape", changed(kept.node.ints("shape")?)));
+    };
+    let (x, y) = (kept.node.input(0)?, kept.node.output(0)?);
+    if kept.graph.constant(operand).is_none()
+        && let Ok(sizes) = sizes_for(kept.graph.shape(x)?, kept.graph.shape(y)?, None)
+    {
+        let sizes = Tensor::vector_i64(&changed(&sizes));
+        return Some(Change::operand(1, Operand::Constant(sizes)));
     }
-    if kept.node.attributes().get("shape").is_some() {
-        return Some(Change::attribute("shape", sizes));
-    }
-    Some(Change { operands: vec![(1, Tensor::vector_i64(&sizes))], ..Change::default() })
+    let entries = written(kept.graph, operand)?;
+    let news: Vec<Option<i64>> =
+        entries.iter().zip(axes).map(|(size, &axis)| size.and_then(|size| new(size, axis))).collect();
+    Some(Change::operand(1, rewritten(kept.graph, operand, &news)?))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use onnx_opt_ir::{Node, Tensor};
 
 use super::super::lanes::Axis;
+use super::sizes::Operand;
 use super::{Change, Kept, Reason, Rule, Site};
 use crate::rules::facts::{axis, list};
 
@@ -189,5 +190,5 @@ fn gather_indices(kept: &Kept<'_>) -> Option<Change> {
         }
     }
     let indices = Tensor::from_integers(tensor.element(), &[left.len()], &left)?;
-    Some(Change { operands: vec![(1, indices)], ..Change::default() })
+    Some(Change::operand(1, Operand::Constant(indices)))
 }

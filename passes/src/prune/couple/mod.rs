@@ -15,6 +15,7 @@ mod product;
 mod quantization;
 mod recurrent;
 mod reduction;
+mod sizes;
 mod spatial;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,7 @@ use onnx_opt_ir::graph::Producer;
 use onnx_opt_ir::{Attribute, Graph, Node, NodeId, Tensor, ValueId};
 
 use super::lanes::{Axis, Barrier, Lanes, Place, place};
+pub(super) use sizes::Operand;
 
 /// Why axes of images and of kernels stay: nobody would look for channels there.
 pub const SPATIAL: &str = "places, not channels";
@@ -376,8 +378,8 @@ pub(super) struct Change {
     pub attributes: Vec<Attribute>,
     /// Attributes that go.
     pub dropped: Vec<&'static str>,
-    /// Operands and their new constants.
-    pub operands: Vec<(usize, Tensor)>,
+    /// Operands and what takes their place.
+    pub operands: Vec<(usize, Operand)>,
 }
 
 impl Change {
@@ -392,7 +394,11 @@ impl Change {
         }
         let element = kept.graph.element(kept.node.input(index)?)?;
         let tensor = Tensor::from_integers(element, &[values.len()], values)?;
-        Some(Self { operands: vec![(index, tensor)], ..Self::default() })
+        Some(Self::operand(index, Operand::Constant(tensor)))
+    }
+
+    fn operand(index: usize, operand: Operand) -> Self {
+        Self { operands: vec![(index, operand)], ..Self::default() }
     }
 }
 

@@ -3,6 +3,7 @@
 use onnx_opt_ir::{Node, Tensor};
 
 use super::super::lanes::Axis;
+use super::sizes::{Operand, rewritten, written};
 use super::{Change, Kept, Reason, Rule, SPATIAL, Site};
 use crate::rules::facts::list;
 
@@ -12,6 +13,7 @@ pub(super) fn rule(node: &Node) -> Option<Rule> {
         "Concat" => Rule::plain(concat),
         "Split" => Rule::sized(split, split_sizes),
         "Expand" => Rule::sized(expand, expand_sizes),
+        "ConstantOfShape" => Rule::sized(filled, filled_sizes),
         "Tile" => Rule::plain(tile),
         "DepthToSpace" => Rule::plain(depth_to_space),
         "SpaceToDepth" => Rule::plain(space_to_depth),
@@ -96,33 +98,56 @@ fn split_sizes(kept: &Kept<'_>) -> Option<Change> {
     if kept.graph.opset() < 13 {
         return Some(Change::attribute("split", sizes));
     }
-    let operands = vec![(1, Tensor::vector_i64(&sizes))];
-    Some(Change { operands, dropped: vec!["num_outputs"], ..Change::default() })
+    let sizes = Operand::Constant(Tensor::vector_i64(&sizes));
+    Some(Change { dropped: vec!["num_outputs"], ..Change::operand(1, sizes) })
 }
 
 /// The operand, broadcast with a shape.
 fn expand(site: &mut Site<'_>) -> Result<(), Reason> {
     let (x, y) = (site.needed(0)?, site.output()?);
     site.spread(&x, &y);
-    let shape = site.node.input(1).ok_or("the shape is missing")?;
-    if site.graph.constant(shape).is_none() {
-        site.bar_all(&y, "its shape is computed");
+    bar_computed(site, 1, &y)
+}
+
+/// A tensor of one number.
+fn filled(site: &mut Site<'_>) -> Result<(), Reason> {
+    let y = site.output()?;
+    bar_computed(site, 0, &y)
+}
+
+/// Keeps the axes of a result whose sizes are not written in operand `index`.
+fn bar_computed(site: &mut Site<'_>, index: usize, y: &[Axis]) -> Result<(), Reason> {
+    let sizes = site.node.input(index).ok_or("the shape is missing")?;
+    let entries = written(site.graph, sizes).ok_or("its shape is computed")?;
+    for (&axis, entry) in y.iter().rev().zip(entries.iter().rev()) {
+        if entry.is_none() {
+            site.bar(axis, "its size is computed");
+        }
     }
     Ok(())
 }
 
 /// The shape that is left.
 fn expand_sizes(kept: &Kept<'_>) -> Option<Change> {
-    let mut sizes = kept.graph.constant(kept.node.input(1)?)?.to_i64()?;
-    let y = kept.result(0)?;
-    let mut news = false;
-    for (size, &axis) in sizes.iter_mut().rev().zip(y.iter().rev()) {
-        if let Some(left) = kept.shrunk(axis).filter(|_| *size != 1) {
-            *size = i64::try_from(left).ok()?;
-            news = true;
+    left(kept, 1)
+}
+
+/// The shape that is left.
+fn filled_sizes(kept: &Kept<'_>) -> Option<Change> {
+    left(kept, 0)
+}
+
+fn left(kept: &Kept<'_>, index: usize) -> Option<Change> {
+    let sizes = kept.node.input(index)?;
+    let entries = written(kept.graph, sizes)?;
+    let mut news = vec![None; entries.len()];
+    for ((new, entry), &axis) in news.iter_mut().zip(entries).rev().zip(kept.result(0)?.iter().rev()) {
+        if entry.is_some_and(|size| size != 1) {
+            *new = kept.shrunk(axis).and_then(|left| i64::try_from(left).ok());
         }
     }
-    news.then(|| Change::list(kept, "shape", 1, &sizes))?
+    news.iter().find_map(|new| *new)?;
+    Some(Change::operand(index, rewritten(kept.graph, sizes, &news)?))
 }
 
 /// Each axis `repeats` times behind itself.

@@ -3,6 +3,7 @@
 use onnx_opt_ir::{Dim, Node, Tensor};
 
 use super::super::lanes::Axis;
+use super::sizes::Operand;
 use super::{Change, Kept, Reason, Rule, SPATIAL, Site};
 
 pub(super) fn rule(node: &Node) -> Option<Rule> {
@@ -106,5 +107,5 @@ fn resize_sizes(kept: &Kept<'_>) -> Option<Change> {
         }
     }
     let sizes = Tensor::vector_i64(&sizes);
-    news.then(|| Change { operands: vec![(operand, sizes)], ..Change::default() })
+    news.then(|| Change::operand(operand, Operand::Constant(sizes)))
 }
