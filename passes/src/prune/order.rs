@@ -130,3 +130,59 @@ fn isomorphic(graph: &Graph, groups: &Groups, steps: &mut Vec<Step>) {
         a.key.total_cmp(&b.key).then(a.group.cmp(&b.group)).then(a.share.total_cmp(&b.share))
     });
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use onnx_opt_ir::NewNode;
+
+    use super::*;
+    use crate::prune::couple;
+    use crate::testing::Fixture;
+
+    /// Two layers of 4 and 8 channels in a row, and what `steps` makes of these scores.
+    fn made(ranking: Ranking, limits: Limits) -> Vec<Step> {
+        let mut f = Fixture::new(17);
+        let x = f.input("x", &[1, 3]);
+        let (a, b, c) = (f.weights(&[3, 4]), f.weights(&[4, 8]), f.weights(&[8, 2]));
+        let h = f.op("MatMul", &[x, a]);
+        let h = f.op("Relu", &[h]);
+        let h = f.op("MatMul", &[h, b]);
+        let h = f.op("Relu", &[h]);
+        let y = f.node(NewNode::new("MatMul", [h, c]));
+        let graph = f.with_output(y).graph;
+        let groups = Groups::of(&graph, &couple(&graph));
+        assert_eq!(groups.groups.iter().map(crate::prune::Group::len).collect::<Vec<_>>(), [4, 8]);
+        let scores = vec![vec![4.0, 1.0, 3.0, 2.0], (0..8).map(|unit| f64::from(unit) + 0.5).collect()];
+        steps(&graph, &groups, &scores, Normalization::None, ranking, limits)
+    }
+
+    fn units(steps: &[Step]) -> Vec<(usize, Vec<usize>)> {
+        steps.iter().map(|step| (step.group, step.units.clone())).collect()
+    }
+
+    #[test]
+    fn the_least_important_go_first_and_one_stays() {
+        let steps = made(Ranking::Local, Limits::default());
+        assert_eq!(
+            steps.iter().filter(|step| step.group == 0).map(|step| step.units[0]).collect::<Vec<_>>(),
+            [1, 3, 2]
+        );
+        assert_eq!(steps.iter().filter(|step| step.group == 1).count(), 7);
+        assert!(steps.windows(2).all(|pair| pair[0].key <= pair[1].key));
+        assert_eq!(steps.iter().take_while(|step| step.key <= 0.5).count(), 6);
+
+        let global = made(Ranking::Global, Limits::default());
+        assert_eq!(units(&global[..3]), [(1, vec![0]), (0, vec![1]), (1, vec![1])]);
+        // Both layers are a MatMul behind a MatMul.
+        assert_eq!(units(&made(Ranking::Isomorphic, Limits::default())), units(&global));
+    }
+
+    #[test]
+    fn what_is_left_is_within_the_limits() {
+        let steps = made(Ranking::Local, Limits { multiple: 4, floor: 1 });
+        assert_eq!(units(&steps), [(1, vec![0, 1, 2, 3])]);
+        let steps = made(Ranking::Local, Limits { multiple: 1, floor: 3 });
+        assert_eq!((steps.len(), steps.iter().filter(|step| step.group == 0).count()), (6, 1));
+    }
+}

@@ -309,3 +309,65 @@ pub fn name(graph: &Graph, group: &Group) -> String {
     };
     value.map(str::to_owned).or_else(user).unwrap_or_default()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use onnx_opt_ir::NewNode;
+
+    use super::*;
+    use crate::testing::Fixture;
+
+    /// Three layers in a row, the middle ones of 32 and 48 units; weights have names.
+    fn model() -> Model {
+        let mut f = Fixture::new(17);
+        let x = f.input("x", &[1, 16]);
+        let mut h = x;
+        for (index, shape) in [[16, 32], [32, 48], [48, 4]].iter().enumerate() {
+            let w = f.weights(shape);
+            let node = NewNode {
+                name: Some(format!("layer{index}").as_str().into()),
+                ..NewNode::new("MatMul", [h, w])
+            };
+            h = f.node(node);
+            if index < 2 {
+                h = f.op("Relu", &[h]);
+            }
+        }
+        f.with_output(h).into_model()
+    }
+
+    #[test]
+    fn targets_are_met() {
+        for share in [0.3, 0.5, 0.7] {
+            for target in [Target::Macs(share), Target::Bytes(share)] {
+                let outcome = prune(&mut model(), &Options::new(target)).unwrap();
+                let left = outcome.after.macs as f64 / outcome.before.macs as f64;
+                assert!((left - (1.0 - share)).abs() < 0.03, "{target:?}: {left}");
+                assert!(outcome.masked.is_some() && outcome.after.joules < outcome.before.joules);
+            }
+        }
+    }
+
+    #[test]
+    fn costs_told_before_are_those_found_after() {
+        let mut model = model();
+        let outcome = prune(&mut model, &Options::new(Target::Units(0.25))).unwrap();
+        let again = couple(&model.graph);
+        assert_eq!(Left::of(&model.graph, &again, &BTreeSet::new()).cost(), outcome.after);
+        let left: Vec<&[u64]> = outcome.layers.iter().map(|layer| &layer.after[..]).collect();
+        assert_eq!(left, [[16, 24], [24, 36], [36, 4]]);
+    }
+
+    #[test]
+    fn what_is_excluded_stays() {
+        let excluded = |name: &str| name == "layer1";
+        let options = Options { excluded: &excluded, ..Options::new(Target::Units(0.5)) };
+        let error = prune(&mut model(), &options).unwrap_err().to_string();
+        assert!(error.contains("nothing can be pruned"), "{error}");
+        let excluded = |name: &str| name == "layer0";
+        let options = Options { excluded: &excluded, ..Options::new(Target::Units(0.5)) };
+        let outcome = prune(&mut model(), &options).unwrap();
+        assert_eq!(outcome.groups.iter().map(|group| group.after).collect::<Vec<_>>(), [24]);
+    }
+}

@@ -285,3 +285,18 @@ fn scales(graph: &Graph, place: Place) -> bool {
         }),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_are_taken_along_any_axis() {
+        let tensor = Tensor::from_f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap();
+        let taken = |axis, indices: &[usize]| take(&tensor, axis, indices).and_then(|tensor| tensor.to_f32());
+        assert_eq!(taken(1, &[0, 2]), Some(vec![1.0, 3.0, 4.0, 6.0]));
+        assert_eq!(taken(0, &[1]), Some(vec![4.0, 5.0, 6.0]));
+        assert_eq!((taken(1, &[3]), taken(2, &[0])), (None, None));
+    }
+}
