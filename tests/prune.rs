@@ -498,7 +498,8 @@ fn recurrent_layers_with_a_first_state() {
     let batch = f.op("Gather", &[sizes, one]);
     let hidden = f.integers(&[12]);
     let shape = f.node(NewNode::new("Concat", [one, batch, hidden]).with("axis", 0));
-    let zeros = f.op("ConstantOfShape", &[shape]);
+    let zero = std::sync::Arc::new(Tensor::from_f32(&[1], &[0.0]).unwrap());
+    let zeros = f.node(NewNode::new("ConstantOfShape", [shape]).with("value", zero));
     let (w, r) = (f.weights(&[1, 48, 8]), f.weights(&[1, 48, 12]));
     let node = NewNode {
         inputs: vec![Some(x), Some(w), Some(r), None, None, Some(zeros), Some(zeros)],
