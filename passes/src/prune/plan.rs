@@ -65,6 +65,9 @@ pub enum PruneError {
     /// There is nothing to take.
     #[error("nothing can be pruned{0}")]
     Nothing(String),
+    /// There is no measure of how far it goes.
+    #[error("its multiply-accumulates are not known; name a share of the units, or of the bytes")]
+    Unmeasured,
     /// A step went wrong.
     #[error(transparent)]
     Removal(#[from] RemovalError),
@@ -128,6 +131,9 @@ pub fn prune(model: &mut Model, options: &Options<'_>) -> Result<Outcome, PruneE
     let mut outcome = Outcome::default();
     let (mut result, mut masked) = (model.graph.clone(), model.graph.clone());
     prune_graph(&mut result, &mut masked, options, &mut outcome)?;
+    if outcome.before.macs == 0 && matches!(options.target, Target::Macs(_)) {
+        return Err(PruneError::Unmeasured);
+    }
     if outcome.groups.iter().all(|group| group.before == group.after) {
         return Err(PruneError::Nothing(match (outcome.groups.is_empty(), outcome.barriers.first()) {
             (false, _) => " within the limits".to_owned(),
@@ -247,6 +253,10 @@ fn reach(graph: &Graph, lanes: &Lanes, groups: &Groups, steps: &[Step], options:
     }
 }
 
+/// Operators that weigh what they take.
+const LAYERS: &[&str] =
+    &["Conv", "ConvTranspose", "Einsum", "GRU", "Gather", "Gemm", "LSTM", "MatMul", "RNN"];
+
 /// The nodes with weights.
 fn layers(graph: &Graph, before: &Left<'_>, left: &Left<'_>) -> Vec<Layer> {
     let mut nodes: Vec<NodeId> = graph.nodes().map(|(id, _)| id).collect();
@@ -257,8 +267,7 @@ fn layers(graph: &Graph, before: &Left<'_>, left: &Left<'_>) -> Vec<Layer> {
             let value = value?;
             graph.constant(value).filter(|tensor| super::group::is_weight(tensor)).map(|_| (slot, value))
         })?;
-        let macs_before = before.macs(id);
-        if macs_before == 0 && !node.is("Gather") {
+        if !LAYERS.contains(&node.op_type()) {
             return None;
         }
         let place = super::lanes::place(graph, id, slot)?;
@@ -271,7 +280,7 @@ fn layers(graph: &Graph, before: &Left<'_>, left: &Left<'_>) -> Vec<Layer> {
             op_type: node.op_type().to_owned(),
             before: sizes,
             after,
-            macs_before,
+            macs_before: before.macs(id),
             macs_after: left.macs(id),
         })
     };
