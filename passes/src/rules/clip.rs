@@ -421,10 +421,13 @@ mod tests {
     use crate::rewrite::Rule;
     use crate::testing::Fixture;
 
+    /// Adds a limit of the element type under test.
+    type Limit<'a> = &'a dyn Fn(&mut Fixture, f64) -> ValueId;
+
     /// The operator that is left of two, and its limits.
     fn merged(
         element: ElementType,
-        build: fn(&mut Fixture, &dyn Fn(&mut Fixture, f64) -> ValueId, ValueId) -> ValueId,
+        build: fn(&mut Fixture, Limit<'_>, ValueId) -> ValueId,
     ) -> Option<(String, Option<f64>, Option<f64>)> {
         let mut f = Fixture::new(13);
         let x = f.typed_input("x", element, [Dim::fixed(4)]);
