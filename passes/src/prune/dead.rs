@@ -46,9 +46,10 @@ fn without_dead(graph: &Graph) -> Option<(Graph, usize)> {
     let mut gone: Vec<(Place, usize, usize)> = Vec::new();
     let mut shifts: BTreeMap<NodeId, Vec<f64>> = BTreeMap::new();
     for group in groups.groups.iter().filter(|group| group.approximate.is_empty()) {
+        let Some(shifts_of) = numbers.shifts(group) else { continue };
         let mut left = group.len();
-        for unit in 0..group.len() {
-            let Some(own) = numbers.shifts(group, unit).filter(|_| left > 1) else { continue };
+        for (unit, own) in shifts_of.into_iter().enumerate() {
+            let Some(own) = own.filter(|_| left > 1) else { continue };
             let member = group.activations.first()?;
             gone.push((member.place, member.axis, *member.of_unit(unit).first()? as usize));
             left -= 1;
@@ -108,7 +109,7 @@ impl Product {
         let (inputs, outputs) =
             (*x.get(channels)?, *y.get(if convolves { 1 } else { y.len().checked_sub(1)? })?);
         let kernel: usize = if convolves { shape.get(2..)?.iter().product() } else { 1 };
-        let width = if outputs == Axis::Single { 1 } else { outputs.size() };
+        let width = outputs.length();
         let groups = usize::try_from(node.int("group").unwrap_or(1)).ok().filter(|&groups| groups > 0)?;
         let place: Box<dyn Fn(usize, usize) -> Option<usize>> = match node.op_type() {
             "Conv" if node.is("Conv") => {
@@ -171,13 +172,9 @@ impl Product {
         (slice.iter().sum(), slice.iter().all(|&weight| weight == 0.0))
     }
 
-    fn width(&self) -> usize {
-        if self.outputs == Axis::Single { 1 } else { self.outputs.size() }
-    }
-
     /// What a channel that is a number adds to each channel of the result; none if that differs from place to place.
     fn shift(&self, from: usize, number: Option<f64>) -> Option<Vec<f64>> {
-        (0..self.width())
+        (0..self.outputs.length())
             .map(|to| match (self.pair(to, from), number) {
                 ((_, true), _) => Some(0.0),
                 (_, Some(0.0)) => Some(0.0),
@@ -329,9 +326,9 @@ impl<'a> Numbers<'a> {
         Some(lanes.flat_map(|axis| axis.lanes()).filter_map(number).collect())
     }
 
-    /// What a unit that is dead adds to the nodes behind it; none for one that is not.
-    fn shifts(&self, group: &Group, unit: usize) -> Option<Vec<(NodeId, Vec<f64>)>> {
-        let mut shifts = Vec::new();
+    /// By unit: what it adds to the nodes behind it if it is dead; none if it is not. Each product is read once.
+    fn shifts(&self, group: &Group) -> Option<Vec<Option<Shifts>>> {
+        let mut units: Vec<Option<Shifts>> = vec![Some(Vec::new()); group.len()];
         let mut seen: BTreeSet<ValueId> = BTreeSet::new();
         for member in &group.activations {
             let axis = *self.lanes.axes(member.place)?.get(member.axis)?;
@@ -345,24 +342,37 @@ impl<'a> Numbers<'a> {
                     && let Some(product) = Product::read(self.graph, self.lanes, consumer.node)
                     && product.inputs == axis
                 {
-                    for &index in member.of_unit(unit) {
-                        let number =
-                            axis.lane(index as usize).and_then(|lane| self.known.get(&lane)).copied();
-                        let shift = product.shift(index as usize, number)?;
-                        let shifted = shift.iter().any(|&shift| shift != 0.0);
-                        if shifted && (node.is("MatMul") || product.bias.is_none()) {
-                            return None;
-                        }
-                        shifts.push((consumer.node, shift));
+                    let movable = !node.is("MatMul") && product.bias.is_some();
+                    for (unit, shifts) in units.iter_mut().enumerate() {
+                        let own = shifts.take();
+                        *shifts = own.and_then(|mut own| {
+                            for &index in member.of_unit(unit) {
+                                own.push((
+                                    consumer.node,
+                                    self.shift(&product, axis, index as usize, movable)?,
+                                ));
+                            }
+                            Some(own)
+                        });
                     }
                 } else if first && !is_transparent(node) {
                     return None;
                 }
             }
         }
-        Some(shifts)
+        Some(units)
+    }
+
+    /// What lane `index` of the operand adds to the result of a product; none if that cannot go into a bias.
+    fn shift(&self, product: &Product, axis: Axis, index: usize, movable: bool) -> Option<Vec<f64>> {
+        let number = axis.lane(index).and_then(|lane| self.known.get(&lane)).copied();
+        let shift = product.shift(index, number)?;
+        (movable || shift.iter().all(|&shift| shift == 0.0)).then_some(shift)
     }
 }
+
+/// What is added to the channels of the results of nodes.
+type Shifts = Vec<(NodeId, Vec<f64>)>;
 
 /// By index along an axis: the number that all elements there are, if they are one.
 fn uniform_slices(tensor: &Tensor, axis: usize) -> Vec<Option<f64>> {

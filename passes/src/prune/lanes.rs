@@ -40,6 +40,14 @@ impl Axis {
         }
     }
 
+    /// Elements along it; none where that is not known.
+    pub fn length(self) -> usize {
+        match self {
+            Self::Single => 1,
+            Self::Lanes { .. } | Self::Open => self.size(),
+        }
+    }
+
     /// Lane `index`.
     pub fn lane(self, index: usize) -> Option<u32> {
         match self {

@@ -9,7 +9,6 @@ use onnx_opt_ir::{Graph, NewNode, NodeId, Tensor, ValueId};
 use thiserror::Error;
 
 use super::couple::{Change, Kept, Operand};
-use super::group::Groups;
 use super::lanes::{Axis, Lanes, Place};
 
 /// Why slices could not be removed.
@@ -24,14 +23,6 @@ pub enum RemovalError {
     /// The graph does not fit together any more.
     #[error("what is left does not fit together: {0}")]
     Contradiction(String),
-}
-
-/// The classes of these units, given by group and number.
-pub fn classes(groups: &Groups, removed: &[Vec<usize>]) -> BTreeSet<u32> {
-    let pairs = groups.groups.iter().zip(removed);
-    pairs
-        .flat_map(|(group, units)| units.iter().filter_map(|&unit| group.classes.get(unit).copied()))
-        .collect()
 }
 
 /// Removes classes of lanes from a graph: constants are cut, nodes are told the sizes that are left, types are inferred

@@ -39,65 +39,50 @@ fn ranked(axis: Axis, rank: usize, size: usize) -> impl Iterator<Item = u32> {
     (rank..axis.size()).step_by(size.max(1)).filter_map(move |index| axis.lane(index))
 }
 
-/// y_m = Σ_c w_mc ∗ x_c + b_m, with x [N, C, …], w [M, C/g, …], b [M], y [N, M, …]. Of `g` groups, channels of the same
-/// number within each go together, or whole groups go.
+/// y_m = Σ_c w_mc ∗ x_c + b_m, with x [N, C, …], w [M, C/g, …], b [M], y [N, M, …].
 fn convolution(site: &mut Site<'_>) -> Result<(), Reason> {
     let [x, w, y] = parts(site)?;
     site.join(y[1], w[0]);
-    let groups = site.count("group")?;
-    if groups == 1 {
-        site.join(x[1], w[1]);
-        return Ok(());
-    }
-    if x[1].size() % groups != 0 || y[1].size() % groups != 0 || x[1] == Axis::Open {
-        return Err("the groups do not fit".to_owned());
-    }
-    let (inside, outside) = (x[1].size() / groups, y[1].size() / groups);
-    let whole = Way {
-        tracks: (0..groups)
-            .map(|group| block(x[1], group, inside).chain(block(y[1], group, outside)).collect())
-            .collect(),
-        stay: vec![w[1]],
-        approximate: None,
-    };
-    if inside == 1 {
-        site.choose(vec![whole]);
-        return Ok(());
-    }
-    let rank_inside = (0..inside).map(|rank| ranked(x[1], rank, inside).chain(w[1].lane(rank)).collect());
-    let rank_outside = (0..outside).map(|rank| ranked(y[1], rank, outside).collect());
-    let ranks = Way { tracks: rank_inside.chain(rank_outside).collect(), ..Way::default() };
-    site.choose(if groups > inside { vec![whole, ranks] } else { vec![ranks, whole] });
-    Ok(())
+    grouped(site, x[1], y[1], w[1], true)
 }
 
 /// y_m = Σ_c w_cm ∗ x_c + b_m, with w [C, M/g, …].
 fn transposed(site: &mut Site<'_>) -> Result<(), Reason> {
     let [x, w, y] = parts(site)?;
     site.join(x[1], w[0]);
+    grouped(site, x[1], y[1], w[1], false)
+}
+
+/// The second axis of the weights counts the channels of one group: of the operand, or else of the result. Of several
+/// groups, channels of the same number within each go together, or whole groups go.
+fn grouped(site: &mut Site<'_>, x: Axis, y: Axis, second: Axis, of_operand: bool) -> Result<(), Reason> {
     let groups = site.count("group")?;
     if groups == 1 {
-        site.join(y[1], w[1]);
+        site.join(if of_operand { x } else { y }, second);
         return Ok(());
     }
-    if x[1].size() % groups != 0 || y[1].size() % groups != 0 || x[1] == Axis::Open {
+    let divide = |axis: Axis| axis.size().is_multiple_of(groups);
+    if !divide(x) || !divide(y) || x == Axis::Open {
         return Err("the groups do not fit".to_owned());
     }
-    let (inside, outside) = (x[1].size() / groups, y[1].size() / groups);
+    let (inside, outside) = (x.size() / groups, y.size() / groups);
     let whole = Way {
         tracks: (0..groups)
-            .map(|group| block(x[1], group, inside).chain(block(y[1], group, outside)).collect())
+            .map(|group| block(x, group, inside).chain(block(y, group, outside)).collect())
             .collect(),
-        stay: vec![w[1]],
+        stay: vec![second],
         approximate: None,
     };
-    if outside == 1 {
+    if (if of_operand { inside } else { outside }) == 1 {
         site.choose(vec![whole]);
         return Ok(());
     }
-    let rank_inside = (0..inside).map(|rank| ranked(x[1], rank, inside).collect());
-    let rank_outside = (0..outside).map(|rank| ranked(y[1], rank, outside).chain(w[1].lane(rank)).collect());
-    let ranks = Way { tracks: rank_inside.chain(rank_outside).collect(), ..Way::default() };
+    let track = |axis: Axis, size: usize, rank: usize, counted: bool| {
+        ranked(axis, rank, size).chain(second.lane(rank).filter(|_| counted)).collect()
+    };
+    let ranks_inside = (0..inside).map(|rank| track(x, inside, rank, of_operand));
+    let ranks_outside = (0..outside).map(|rank| track(y, outside, rank, !of_operand));
+    let ranks = Way { tracks: ranks_inside.chain(ranks_outside).collect(), ..Way::default() };
     site.choose(if groups > inside { vec![whole, ranks] } else { vec![ranks, whole] });
     Ok(())
 }

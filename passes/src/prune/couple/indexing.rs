@@ -2,7 +2,6 @@
 
 use onnx_opt_ir::{Node, Tensor};
 
-use super::super::lanes::Axis;
 use super::sizes::Operand;
 use super::{Change, Kept, Reason, Rule, Site};
 use crate::rules::facts::{axis, list};
@@ -152,14 +151,7 @@ fn gather(site: &mut Site<'_>) -> Result<(), Reason> {
             for (index, value) in values.into_iter().enumerate() {
                 let from = if value < 0 { value.saturating_add(x[along].size() as i64) } else { value };
                 let from = usize::try_from(from).map_err(|_| "an index is out of range")?;
-                let part = if y[along] == Axis::Single { Axis::Single } else { y[along] };
-                match (x[along].lane(from), part.lane(index)) {
-                    (Some(a), Some(b)) => site.lanes.join(a, b),
-                    (a, b) => {
-                        let barrier = site.barrier("one is taken out");
-                        site.lanes.bar(a.into_iter().chain(b), &barrier);
-                    }
-                }
+                site.join_or_bar(x[along].lane(from), y[along].lane(index), "one is taken out");
             }
         }
         _ => {

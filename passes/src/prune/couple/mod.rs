@@ -229,12 +229,17 @@ impl Site<'_> {
     /// Lanes `from..` of `whole` are those of `part`, one after the other. What has no lanes of its own stays.
     fn join_part(&mut self, whole: Axis, from: usize, part: Axis, length: usize) {
         for index in 0..length {
-            match (whole.lane(from + index), part.lane(index)) {
-                (Some(a), Some(b)) => self.lanes.join(a, b),
-                (a, b) => {
-                    let barrier = self.barrier("a part of one element");
-                    self.lanes.bar(a.into_iter().chain(b), &barrier);
-                }
+            self.join_or_bar(whole.lane(from + index), part.lane(index), "a part of one element");
+        }
+    }
+
+    /// Two lanes are one; what has no partner stays.
+    fn join_or_bar(&mut self, a: Option<u32>, b: Option<u32>, reason: &str) {
+        match (a, b) {
+            (Some(a), Some(b)) => self.lanes.join(a, b),
+            (a, b) => {
+                let barrier = self.barrier(reason);
+                self.lanes.bar(a.into_iter().chain(b), &barrier);
             }
         }
     }
@@ -355,10 +360,7 @@ impl Way {
 /// A node in words.
 pub(super) fn title(graph: &Graph, id: NodeId) -> String {
     let node = graph.node(id);
-    let name = node.name().filter(|name| !name.is_empty()).map(str::to_owned);
-    let name =
-        name.or_else(|| node.outputs().iter().flatten().next().map(|&value| graph.display_name(value)));
-    format!("{} `{}`", node.op_type(), name.unwrap_or_default())
+    format!("{} `{}`", node.op_type(), crate::rewrite::place(graph, node))
 }
 
 /// What is left of the lanes, as a node sees it.

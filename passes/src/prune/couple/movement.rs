@@ -52,9 +52,8 @@ fn concat(site: &mut Site<'_>) -> Result<(), Reason> {
             site.bar(part, "a size is not known");
             continue;
         }
-        let length = if part == Axis::Single { 1 } else { part.size() };
-        site.join_part(y[along], from, part, length);
-        from += length;
+        site.join_part(y[along], from, part, part.length());
+        from += part.length();
     }
     // An empty or unknown part would have moved the others.
     if from < y[along].size() {
@@ -76,9 +75,8 @@ fn split(site: &mut Site<'_>) -> Result<(), Reason> {
             }
         }
         let part = *y.get(along).ok_or("the ranks do not fit")?;
-        let length = if part == Axis::Single { 1 } else { part.size() };
-        site.join_part(x[along], from, part, length);
-        from += length;
+        site.join_part(x[along], from, part, part.length());
+        from += part.length();
     }
     if from != x[along].size() {
         return Err("a size is not known".to_owned());
