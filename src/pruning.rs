@@ -1,9 +1,8 @@
 //! Structured pruning as a user asks for it: what to take out, and the report of what came of it.
 
 use onnx_opt_ir::{Graph, Model};
-use onnx_opt_passes::prune::cost::Cost;
 use onnx_opt_passes::prune::group::{Group, Member, Stays};
-use onnx_opt_passes::prune::plan::{GroupReport, Layer, name};
+use onnx_opt_passes::prune::plan::name;
 use onnx_opt_passes::prune::{
     Groups, Limits, Norm, Normalization, Options, Outcome, PruneError, Ranking, Target, couple, prune,
 };
@@ -80,40 +79,15 @@ impl Pruning {
 pub struct PruneReport {
     /// What was asked for, in words.
     pub title: String,
-    /// Costs before.
-    pub before: Cost,
-    /// Costs after.
-    pub after: Cost,
-    /// Layers with weights, before and after.
-    pub layers: Vec<Layer>,
-    /// Groups and how many of their units are left.
-    pub groups: Vec<GroupReport>,
-    /// What stays, and why.
-    pub barriers: Vec<Stays>,
-    /// Why the result is not the original with slices set to zero, where it is not.
-    pub approximate: Vec<String>,
+    /// What came of it.
+    #[serde(flatten)]
+    pub outcome: Outcome,
     /// The result held against the original with the removed slices set to zero.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub masked: Option<VerifyReport>,
     /// How far the outputs are from those of the original.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<VerifyReport>,
-}
-
-impl PruneReport {
-    pub(crate) fn of(pruning: &Pruning, outcome: Outcome) -> Self {
-        Self {
-            title: pruning.title(),
-            before: outcome.before,
-            after: outcome.after,
-            layers: outcome.layers,
-            groups: outcome.groups,
-            barriers: outcome.barriers,
-            approximate: outcome.approximate,
-            masked: None,
-            error: None,
-        }
-    }
 }
 
 /// What of a model could be pruned, and what not and why.

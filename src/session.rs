@@ -480,9 +480,14 @@ fn into_model(document: Document, source: &Source) -> Result<Model, Error> {
     import(document).map_err(|error| Error::Import { file: source.name(), source: error })
 }
 
+/// A result as a model again.
+fn exported_model(model: ModelProto, source: &Source) -> Result<Model, Error> {
+    into_model(Document { model, file_bytes: 0, unknown_fields: 0, folder: None }, source)
+}
+
 /// The model with the types of its inner values, as far as inference knows them.
 fn declare_types(model: ModelProto, source: &Source) -> Result<ModelProto, Error> {
-    let mut model = into_model(Document { model, file_bytes: 0, unknown_fields: 0, folder: None }, source)?;
+    let mut model = exported_model(model, source)?;
     model.graph.declare_types();
     Ok(export(&model))
 }
@@ -895,14 +900,13 @@ impl Job<'_> {
         clock: &mut Clock<'_>,
     ) -> Result<PruneReport, Error> {
         let file = || self.original.source.name();
-        let document = read_bytes(attempt.exported.encode_to_vec().into())?;
-        let mut model = into_model(document, self.original.source)?;
+        let mut model = exported_model(attempt.exported.clone(), self.original.source)?;
         let rest = Model { graph: Graph::new(model.graph.context().clone()), ..model.clone() };
         let mut outcome = clock
             .time("prune", || pruning.apply(&mut model))
             .map_err(|source| Error::Prune { file: file(), source })?;
         let masked = outcome.masked.take().map(|graph| export(&Model { graph, ..rest }));
-        let mut report = PruneReport::of(pruning, outcome);
+        let mut report = PruneReport { title: pruning.title(), outcome, masked: None, error: None };
         let left_out = left_out.union(&self.grew).cloned().collect();
         let listener = clock.listener;
         let passes = clock.time("optimize", || self.run_passes(&mut model, &left_out, listener));

@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::attributes::{Attribute, AttributeValue};
 use crate::graph::{Graph, Name, Node, NodeId, Producer, ValueId};
 use crate::model::Model;
-use crate::schema::{self, Arity, Operator, Parameter, TypeKind, canonical_domain};
+use crate::schema::{self, Arity, Operator, Parameter, TypeKind, canonical_domain, domain_title};
 use crate::types::ElementType;
 
 /// Why a graph is not legal.
@@ -186,10 +186,7 @@ fn operator_of(graph: &Graph, node: &Node) -> Result<Option<&'static Operator>, 
         (Some(operator), _) => Ok(Some(operator)),
         // Before IR version 3, models did not say their opset.
         (None, None) if context.ir_version() < 3 => Ok(None),
-        (None, None) => {
-            let name = if domain.is_empty() { "ai.onnx" } else { domain };
-            Err(format!("the model imports no opset for domain `{name}`"))
-        }
+        (None, None) => Err(format!("the model imports no opset for domain `{}`", domain_title(domain))),
         (None, Some(version)) if version > latest => Ok(None),
         (None, Some(_)) if domain.is_empty() && EXPERIMENTAL.contains(&node.op_type()) => Ok(None),
         (None, Some(version)) => Err(format!("opset {version} has no such operator")),

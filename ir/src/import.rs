@@ -18,7 +18,7 @@ use crate::graph::{
 use crate::infer::infer_graph;
 use crate::model::Model;
 use crate::regular::{implied_imports, irregularities};
-use crate::schema::canonical_domain;
+use crate::schema::{canonical_domain, domain_title};
 use crate::tensor::{Tensor, TensorError};
 use crate::types::Type;
 use crate::types_proto;
@@ -128,7 +128,7 @@ fn refuse_two_versions(model: &ModelProto) -> Result<(), ImportError> {
         let domain = canonical_domain(import.domain());
         let one = *versions.entry(domain).or_insert(import.version());
         if one != import.version() {
-            let domain = if domain.is_empty() { "ai.onnx" } else { domain }.to_owned();
+            let domain = domain_title(domain).to_owned();
             return Err(ImportError::TwoVersions { domain, one, other: import.version() });
         }
     }

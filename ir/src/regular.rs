@@ -8,7 +8,7 @@ use rustc_hash::FxHashSet;
 use crate::functions::visit;
 use crate::graph::{Graph, Producer};
 use crate::model::Model;
-use crate::schema::{canonical_domain, latest_opset, versions};
+use crate::schema::{canonical_domain, domain_title, latest_opset, versions};
 
 /// Domains outside the standard that have one version.
 const OF_ONE_VERSION: &[&str] = &["com.microsoft", "com.microsoft.experimental"];
@@ -78,7 +78,7 @@ pub(crate) fn irregularities(model: &ModelProto, graph: &Graph) -> Vec<String> {
     let imported =
         |domain: &str| model.opset_import.iter().any(|import| canonical_domain(import.domain()) == domain);
     for (domain, version) in graph.context().opsets().filter(|(domain, _)| !imported(domain)) {
-        let name = if domain.is_empty() { "ai.onnx" } else { domain };
+        let name = domain_title(domain);
         found.push(format!("domain `{name}` is used and not imported: version {version} is meant"));
     }
     found

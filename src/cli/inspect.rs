@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use onnx_opt::ir::graph::{Graph, Producer};
+use onnx_opt::ir::schema::domain_title;
 use onnx_opt::ir::{self, ValueId};
 use onnx_opt::passes::quantize::oracle::{Prediction, predict};
 use onnx_opt::report::{Summary, for_each_constant};
@@ -94,9 +95,7 @@ impl Inspection {
         let opsets: Vec<String> = self
             .opsets
             .iter()
-            .map(|(domain, version)| {
-                format!("{} {version}", if domain.is_empty() { "ai.onnx" } else { domain })
-            })
+            .map(|(domain, version)| format!("{} {version}", domain_title(domain)))
             .collect();
         let summary = &self.summary;
         let row = |name: &str, value: String| vec![name.to_owned(), value];

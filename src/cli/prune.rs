@@ -58,7 +58,8 @@ fn barrier(stays: &Stays) -> Vec<String> {
 /// What was pruned, with every layer that lost something.
 pub fn text(report: &PruneReport, stream: Stream) -> String {
     let mut text = format!("{}\n", stream.paint(TITLE, &format!("pruned: {}", report.title)));
-    let (before, after) = (&report.before, &report.after);
+    let outcome = &report.outcome;
+    let (before, after) = (&outcome.before, &outcome.after);
     let row = |name: &str, a: String, b: String, change: String| vec![name.to_owned(), a, b, change];
     let millijoules = |joules: f64| format!("{:.3} mJ", joules * 1e3);
     let change =
@@ -88,11 +89,11 @@ pub fn text(report: &PruneReport, stream: Stream) -> String {
         ],
     );
     let changed: Vec<Vec<String>> =
-        report.layers.iter().filter(|layer| layer.before != layer.after).map(layer).collect();
+        outcome.layers.iter().filter(|layer| layer.before != layer.after).map(layer).collect();
     if !changed.is_empty() {
         text += &numbers(Some(&["layer", "weight before", "after", "MACs before", "after"]), changed);
     }
-    for reason in &report.approximate {
+    for reason in &outcome.approximate {
         text += &format!(" {} approximate: {reason}\n", stream.paint(NOTE, "note:"));
     }
     if let Some(masked) = &report.masked {

@@ -3,7 +3,7 @@
 use onnx_opt_proto::{TypeProto, ValueInfoProto, tensor_shape_proto::Dimension, type_proto};
 use rustc_hash::FxHashMap;
 
-use super::{Form, Graph, Producer, ValueId};
+use super::{Graph, ValueId};
 use crate::types::Type;
 use crate::types_proto;
 
@@ -55,16 +55,9 @@ impl Graph {
 
     /// Results of nodes that are no formal outputs, in the order of the file.
     fn inner_values(&self) -> Vec<(u32, ValueId)> {
-        let place = |value: ValueId| match self.value(value).producer() {
-            Producer::Node { node, .. } => Some(self.node(*node).position()),
-            Producer::Constant(constant) => match constant.form {
-                Form::Node { position, .. } => Some(position),
-                Form::Initializer => None,
-            },
-            _ => None,
-        };
         let inner = self.values().map(|(value, _)| value).filter(|&value| !self.is_output(value));
-        let mut inner: Vec<_> = inner.filter_map(|value| Some((place(value)?, value))).collect();
+        let mut inner: Vec<_> =
+            inner.filter_map(|value| Some((self.producer_position(value)?, value))).collect();
         inner.sort_unstable();
         inner
     }

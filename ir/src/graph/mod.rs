@@ -255,6 +255,18 @@ impl Graph {
         }
     }
 
+    /// Where the node that gives a value stands, or stood before the value became a constant.
+    pub(crate) fn producer_position(&self, value: ValueId) -> Option<u32> {
+        match self.get_value(value)?.producer() {
+            Producer::Node { node, .. } => Some(self.get_node(*node)?.position()),
+            Producer::Constant(constant) => match constant.form {
+                Form::Node { position, .. } => Some(position),
+                Form::Initializer => None,
+            },
+            _ => None,
+        }
+    }
+
     /// Uses of a value by nodes of this graph, by ascending node and slot. A body that reads it counts as a use of
     /// the body's owner.
     pub fn consumers(&self, value: ValueId) -> impl Iterator<Item = Consumer> {

@@ -2,22 +2,14 @@
 
 use rustc_hash::FxHashSet;
 
-use super::{Form, Graph, Name, Producer, ValueId};
+use super::{Graph, Name, Producer, ValueId};
 
 impl Graph {
     /// Whether each node stands behind the producers of its operands, as the standard demands.
     pub(crate) fn is_in_order(&self) -> bool {
-        let place = |value: ValueId| match self.get_value(value)?.producer() {
-            Producer::Node { node, .. } => Some(self.get_node(*node)?.position()),
-            Producer::Constant(constant) => match constant.form {
-                Form::Node { position, .. } => Some(position),
-                Form::Initializer => None,
-            },
-            _ => None,
-        };
         self.nodes().all(|(_, node)| {
-            node.operands().filter_map(place).all(|producer| producer < node.position())
-                && node.bodies().all(Self::is_in_order)
+            let mut producers = node.operands().filter_map(|value| self.producer_position(value));
+            producers.all(|producer| producer < node.position()) && node.bodies().all(Self::is_in_order)
         })
     }
 
@@ -32,6 +24,10 @@ impl Graph {
 
     /// Gives nodes that bear the name of an earlier one of their graph a name of their own, and tells how many.
     pub(crate) fn tell_namesakes_apart(&mut self) -> usize {
+        // Nearly always: no name is copied for that.
+        if self.namesakes() == 0 {
+            return 0;
+        }
         let mut nodes: Vec<_> = self.nodes().map(|(id, node)| (node.position(), id)).collect();
         nodes.sort_unstable();
         let mut taken: FxHashSet<Name> =
@@ -71,10 +67,13 @@ impl Graph {
 
     /// Gives values of bodies that bear the name of a value around them a name of their own, and tells how many.
     pub(crate) fn tell_shadows_apart(&mut self, outer: &FxHashSet<Name>) -> usize {
-        let own: Vec<(ValueId, Name)> =
-            self.values().filter_map(|(id, _)| Some((id, self.own_name(id)?.clone()))).collect();
         let owners: Vec<_> =
             self.nodes().filter(|(_, node)| node.bodies().next().is_some()).map(|(id, _)| id).collect();
+        if outer.is_empty() && owners.is_empty() {
+            return 0;
+        }
+        let own: Vec<(ValueId, Name)> =
+            self.values().filter_map(|(id, _)| Some((id, self.own_name(id)?.clone()))).collect();
         let mut taken: FxHashSet<Name> = outer.clone();
         taken.extend(own.iter().map(|(_, name)| name.clone()));
         let mut renamed = 0;

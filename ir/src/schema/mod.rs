@@ -55,6 +55,11 @@ pub fn canonical_domain(domain: &str) -> &str {
     if domain == "ai.onnx" { "" } else { domain }
 }
 
+/// The name of a domain in messages.
+pub fn domain_title(domain: &str) -> &str {
+    if domain.is_empty() { "ai.onnx" } else { domain }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

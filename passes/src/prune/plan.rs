@@ -104,21 +104,22 @@ pub struct GroupReport {
 }
 
 /// What came of it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Outcome {
     /// Costs before.
     pub before: Cost,
     /// Costs after.
     pub after: Cost,
-    /// Layers with weights.
+    /// Layers with weights, before and after.
     pub layers: Vec<Layer>,
-    /// Groups.
+    /// Groups and how many of their units are left.
     pub groups: Vec<GroupReport>,
     /// What stays, and why.
     pub barriers: Vec<Stays>,
     /// Why the result is not the original with slices set to zero, where it is not.
     pub approximate: Vec<String>,
     /// The original with the removed slices set to zero, if the result computes the same.
+    #[serde(skip)]
     pub masked: Option<Graph>,
 }
 

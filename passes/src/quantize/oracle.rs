@@ -134,7 +134,7 @@ fn drop_activations(graph: &mut Graph) {
     for id in quantizers(graph) {
         let quantizer = graph.node(id);
         let (Some(limited), Some(grid)) = (quantizer.input(0), grid(graph, quantizer)) else { continue };
-        let Some((_, activation, _)) = graph.producer(limited) else { continue };
+        let Some((activation_id, activation, _)) = graph.producer(limited) else { continue };
         let is_activation = activation.is("Relu") || activation.is("Clip");
         let Some(limits) = limits_of(graph, activation).filter(|_| is_activation) else { continue };
         let fits = if activation.is("Relu") {
@@ -144,8 +144,7 @@ fn drop_activations(graph: &mut Graph) {
         };
         let Some(x) = activation.input(0).filter(|_| fits) else { continue };
         if only_consumer(graph, limited) == Some(id) && graph.set_input(id, 0, Some(x)).is_ok() {
-            let dead: Vec<NodeId> = graph.nodes().map(|(id, _)| id).collect();
-            graph.remove_dead(dead, |_, _| {});
+            graph.remove_dead([activation_id], |_, _| {});
         }
     }
 }
@@ -179,7 +178,7 @@ fn carry_forward(graph: &mut Graph) {
             && !graph.consumers(moved).any(|consumer| is_quantizer(graph.node(consumer.node)))
         {
             let parameters: Vec<ValueId> = node.inputs()[1..].iter().flatten().copied().collect();
-            work.extend(pair(graph, moved, &parameters));
+            work.extend(pair_behind(graph, moved, &parameters).map(|pair| pair.dequantizer));
         }
     }
 }
@@ -202,41 +201,46 @@ fn carry_back(graph: &mut Graph) {
         if alone {
             let parameters: Vec<ValueId> = node.inputs()[1..].iter().flatten().copied().collect();
             let mover = graph.producer(moved).map(|(id, ..)| id);
-            let quantizer = match (from.is_some(), mover) {
-                (true, _) => pair(graph, x, &parameters).and_then(|id| quantizer_before(graph, id)),
-                (false, Some(mover)) => pair_at(graph, x, &parameters, mover),
+            let pair = match (from.is_some(), mover) {
+                (true, _) => pair_behind(graph, x, &parameters),
+                (false, Some(mover)) => pair_before(graph, x, &parameters, mover),
                 _ => None,
             };
-            work.extend(quantizer);
+            work.extend(pair.map(|pair| pair.quantizer));
         }
     }
 }
 
-fn quantizer_before(graph: &Graph, dequantizer: NodeId) -> Option<NodeId> {
-    Some(graph.producer(graph.node(dequantizer).input(0)?)?.0)
+/// A quantizer and a dequantizer in a row.
+struct Pair {
+    quantizer: NodeId,
+    dequantizer: NodeId,
+    /// What the dequantizer gives.
+    floats: ValueId,
 }
 
-/// Puts a quantizer and a dequantizer between a value and all that uses it; gives the dequantizer.
-fn pair(graph: &mut Graph, value: ValueId, parameters: &[ValueId]) -> Option<NodeId> {
+/// Adds a quantizer of a value and a dequantizer behind it.
+fn pair(graph: &mut Graph, value: ValueId, parameters: &[ValueId]) -> Option<Pair> {
     let with = |value| [value].into_iter().chain(parameters.iter().copied());
     let quantizer = graph.add_node(NewNode::new("QuantizeLinear", with(value))).ok()?;
     let integers = graph.node(quantizer).output(0)?;
     let dequantizer = graph.add_node(NewNode::new("DequantizeLinear", with(integers))).ok()?;
-    let floats = graph.node(dequantizer).output(0)?;
-    graph.replace_all_uses(value, floats).ok()?;
-    graph.set_input(quantizer, 0, Some(value)).ok()?;
-    Some(dequantizer)
+    Some(Pair { quantizer, dequantizer, floats: graph.node(dequantizer).output(0)? })
 }
 
-/// Puts a quantizer and a dequantizer before the first operand of one node; gives the quantizer.
-fn pair_at(graph: &mut Graph, value: ValueId, parameters: &[ValueId], node: NodeId) -> Option<NodeId> {
-    let with = |value| [value].into_iter().chain(parameters.iter().copied());
-    let quantizer = graph.add_node(NewNode::new("QuantizeLinear", with(value))).ok()?;
-    let integers = graph.node(quantizer).output(0)?;
-    let dequantizer = graph.add_node(NewNode::new("DequantizeLinear", with(integers))).ok()?;
-    let floats = graph.node(dequantizer).output(0)?;
-    graph.set_input(node, 0, Some(floats)).ok()?;
-    Some(quantizer)
+/// Puts a pair between a value and all that uses it.
+fn pair_behind(graph: &mut Graph, value: ValueId, parameters: &[ValueId]) -> Option<Pair> {
+    let pair = pair(graph, value, parameters)?;
+    graph.replace_all_uses(value, pair.floats).ok()?;
+    graph.set_input(pair.quantizer, 0, Some(value)).ok()?;
+    Some(pair)
+}
+
+/// Puts a pair before the first operand of one node.
+fn pair_before(graph: &mut Graph, value: ValueId, parameters: &[ValueId], node: NodeId) -> Option<Pair> {
+    let pair = pair(graph, value, parameters)?;
+    graph.set_input(node, 0, Some(pair.floats)).ok()?;
+    Some(pair)
 }
 
 /// So far the scale of a bias may be off.

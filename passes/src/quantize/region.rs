@@ -6,6 +6,7 @@
 
 use onnx_opt_ir::graph::Slot;
 use onnx_opt_ir::{Graph, NodeId, ValueId};
+use petgraph::unionfind::UnionFind;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::Profile;
@@ -140,26 +141,17 @@ impl<'a> Flow<'a> {
 
     /// The connected parts of the units that compute with integers.
     fn connected(&self, integer: &[bool]) -> Vec<Vec<usize>> {
-        let mut parent: Vec<usize> = (0..integer.len()).collect();
-        fn root(parent: &mut [usize], mut unit: usize) -> usize {
-            while parent[unit] != unit {
-                parent[unit] = parent[parent[unit]];
-                unit = parent[unit];
-            }
-            unit
-        }
+        let mut sets = UnionFind::new(integer.len());
         for crossing in &self.values {
             // What a value leaves and what takes it; units that merely take the same value are not connected by it.
             let Some(producer) = crossing.producer.filter(|&unit| integer[unit]) else { continue };
             for &taker in crossing.takers.iter().filter(|&&taker| integer[taker]) {
-                let (a, b) = (root(&mut parent, producer), root(&mut parent, taker));
-                parent[a] = b;
+                sets.union(producer, taker);
             }
         }
         let mut parts: FxHashMap<usize, Vec<usize>> = FxHashMap::default();
         for unit in (0..integer.len()).filter(|&unit| integer[unit]) {
-            let root = root(&mut parent, unit);
-            parts.entry(root).or_default().push(unit);
+            parts.entry(sets.find_mut(unit)).or_default().push(unit);
         }
         let mut parts: Vec<Vec<usize>> = parts.into_values().collect();
         parts.sort();

@@ -4,6 +4,7 @@
 //! into floats. A multiple of a value has the integers of that value, on a multiple of its grid.
 
 use onnx_opt_ir::{Graph, ValueId};
+use petgraph::unionfind::UnionFind;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::unit::{Kind, Unit};
@@ -100,7 +101,7 @@ fn limits(graph: &Graph, unit: &Unit) -> Option<Limits> {
 struct Groups {
     values: Vec<ValueId>,
     places: FxHashMap<ValueId, usize>,
-    parents: Vec<usize>,
+    sets: UnionFind<usize>,
 }
 
 impl Groups {
@@ -109,21 +110,16 @@ impl Groups {
         let place = *self.places.entry(value).or_insert(next);
         if place == next {
             self.values.push(value);
-            self.parents.push(next);
+            self.sets.new_set();
         }
         place
     }
 
-    fn root(&mut self, mut place: usize) -> usize {
-        while self.parents[place] != place {
-            self.parents[place] = self.parents[self.parents[place]];
-            place = self.parents[place];
-        }
-        place
+    fn root(&mut self, place: usize) -> usize {
+        self.sets.find_mut(place)
     }
 
     fn join(&mut self, a: usize, b: usize) {
-        let (a, b) = (self.root(a), self.root(b));
-        self.parents[a] = b;
+        self.sets.union(a, b);
     }
 }

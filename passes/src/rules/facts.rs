@@ -1,8 +1,8 @@
 //! What rules ask of a graph. Where a fact is not known, the answer is the reason why a rule is declined.
 
-use onnx_opt_ir::{Dim, ElementType, Graph, Node, Tensor, ValueId};
+use onnx_opt_ir::{Attributes, Dim, ElementType, Graph, Node, Tensor, ValueId};
 
-use crate::rewrite::{Miss, Patch, Rewrite, Site, ensure};
+use crate::rewrite::{Miss, Operand, Patch, Rewrite, Site, ensure, found};
 
 /// Whether two values provably have one shape.
 ///
@@ -75,6 +75,31 @@ pub(crate) fn list(
     let Some(operand) = node.input(index) else { return Ok(None) };
     let known = graph.elements(operand).and_then(|elements| elements.iter().map(Dim::as_fixed).collect());
     known.map(Some).ok_or_else(|| format!("`{attribute}` is not constant").into())
+}
+
+/// A Split into parts of these sizes along an axis; the sizes are an attribute before opset 13, an operand since.
+pub(super) fn split(graph: &Graph, patch: &mut Patch, x: Operand, axis: i64, sizes: &[i64]) -> Vec<Operand> {
+    let mut attributes = Attributes::from_pairs([("axis", axis.into())]);
+    let mut operands = vec![x];
+    if graph.opset() < 13 {
+        attributes.set("split", sizes.to_vec());
+    } else {
+        operands.push(patch.constant(Tensor::vector_i64(sizes)));
+    }
+    patch.node_with("Split", operands, attributes, sizes.len())
+}
+
+/// The Range that gives a value and counts from 0 by 1.
+///
+/// # Errors
+/// If there is none.
+pub(super) fn counter(graph: &Graph, value: ValueId) -> Result<&Node, Miss> {
+    let (_, range) = found(graph.producer_of(value, "Range"))?;
+    let is = |index: usize, number: i64| {
+        let known = range.input(index).and_then(|value| graph.elements(value));
+        known.is_some_and(|known| known == [Dim::fixed(number)])
+    };
+    ensure(is(0, 0) && is(2, 1), "the indices do not count from 0 by 1").map(|()| range)
 }
 
 /// Producers that [`uniform`] looks through, at most.
@@ -214,14 +239,14 @@ pub(super) fn with_axes(
     site: &Site<'_>,
     patch: &mut Patch,
     op_type: &str,
-    x: impl Into<crate::rewrite::Operand>,
+    x: impl Into<Operand>,
     axes: &[i64],
-) -> crate::rewrite::Operand {
+) -> Operand {
     let x = x.into();
     if site.graph.opset() < 13 {
-        let attributes = onnx_opt_ir::Attributes::from_pairs([("axes", axes.to_vec().into())]);
+        let attributes = Attributes::from_pairs([("axes", axes.to_vec().into())]);
         return patch.node(op_type, [x], attributes);
     }
     let axes = patch.constant(Tensor::vector_i64(axes));
-    patch.node(op_type, [x, axes], onnx_opt_ir::Attributes::new())
+    patch.node(op_type, [x, axes], Attributes::new())
 }

@@ -3,7 +3,7 @@
 
 use onnx_opt_ir::{Attributes, Dim, Graph, Tensor, ValueId};
 
-use super::facts::{axis, list, shape};
+use super::facts::{axis, becomes, counter, list, shape};
 use crate::rewrite::{
     ErrorClass, FunctionRule, Miss, Operand, Patch, Rewrite, Rule, Site, ensure, found, language::finish,
 };
@@ -39,12 +39,7 @@ impl Counter {
         };
         let (_, unsqueeze) = found(graph.producer_of(spread, "Unsqueeze"))?;
         let counts = found(unsqueeze.input(0))?;
-        let (_, range) = found(graph.producer_of(counts, "Range"))?;
-        let is = |index: usize, number: i64| {
-            let known = range.input(index).and_then(|value| graph.elements(value));
-            known.is_some_and(|known| known == [Dim::fixed(number)])
-        };
-        ensure(is(0, 0) && is(2, 1), "the indices do not count from 0 by 1")?;
+        let range = counter(graph, counts)?;
         let limit = found(range.input(1))?;
         let [size] = found(graph.elements(limit))?.try_into().map_err(|_| Miss::NoMatch)?;
         ensure(shape(graph, counts)? == [size.clone()], "the limit of a range may be negative")?;
@@ -105,7 +100,7 @@ fn gather_grid(site: &Site<'_>) -> Rewrite {
         result = patch.node("Unsqueeze", [result, axes], Attributes::default());
     }
     match result {
-        Operand::Value(value) => super::facts::becomes(site, value),
+        Operand::Value(value) => becomes(site, value),
         result => finish(site, patch, result),
     }
 }

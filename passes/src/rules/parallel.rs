@@ -2,7 +2,7 @@
 
 use onnx_opt_ir::{Attributes, ElementType, Graph, Node, Tensor, ValueId};
 
-use super::facts::{axis, only_use};
+use super::facts::{axis, only_use, split};
 use super::weights::own_weight;
 use crate::rewrite::{
     ErrorClass, FunctionRule, Miss, Operand, Patch, Rewrite, Rule, Site, ensure, found, language::finish,
@@ -207,27 +207,11 @@ fn parallel_products(site: &Site<'_>) -> Rewrite {
         None => patch.node(root.op_type(), [x.into(), weight], attributes),
     };
     let sizes: Vec<i64> = linear.iter().filter_map(|linear| linear.columns.try_into().ok()).collect();
-    let parts = split(graph, &mut patch, product, sizes);
+    let parts = split(graph, &mut patch, product, -1, &sizes);
     for (linear, part) in linear.iter().zip(parts) {
         patch.replace(linear.result, part);
     }
     Ok(patch)
-}
-
-/// Parts of these sizes along the last axis; the sizes are an attribute before opset 13, an operand since.
-fn split(graph: &Graph, patch: &mut Patch, value: Operand, sizes: Vec<i64>) -> Vec<Operand> {
-    let count = sizes.len();
-    let axis = ("axis", (-1).into());
-    if graph.opset() < 13 {
-        return patch.node_with(
-            "Split",
-            [value],
-            Attributes::from_pairs([axis, ("split", sizes.into())]),
-            count,
-        );
-    }
-    let sizes = patch.constant(Tensor::vector_i64(&sizes));
-    patch.node_with("Split", [value, sizes], Attributes::from_pairs([axis]), count)
 }
 
 /// Graphs on which these rules fire, and near misses.

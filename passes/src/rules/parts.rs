@@ -1,9 +1,9 @@
 //! Parts of one value that are taken side by side.
 
-use onnx_opt_ir::{Attributes, Graph, Node, Tensor, ValueId};
+use onnx_opt_ir::{Graph, Node, ValueId};
 
-use super::facts::{axis, list, shape};
-use crate::rewrite::{ErrorClass, FunctionRule, Operand, Patch, Rewrite, Rule, Site, ensure, found};
+use super::facts::{axis, list, shape, split};
+use crate::rewrite::{ErrorClass, FunctionRule, Patch, Rewrite, Rule, Site, ensure, found};
 
 /// The rules of this file.
 pub fn rules() -> Vec<Box<dyn Rule>> {
@@ -85,23 +85,11 @@ fn parts_as_split(site: &Site<'_>) -> Rewrite {
     ensure(meet && whole, "the parts leave gaps or overlap")?;
     let sizes: Vec<i64> = parts.iter().map(|part| part.end - part.start).collect();
     let mut patch = Patch::new();
-    let pieces = split(site, &mut patch, x, own.axis, &sizes);
+    let pieces = split(graph, &mut patch, x.into(), own.axis as i64, &sizes);
     for (part, piece) in parts.iter().zip(pieces) {
         patch.replace(part.result, piece);
     }
     Ok(patch)
-}
-
-/// A Split into parts of these sizes, which are an attribute before opset 13.
-fn split(site: &Site<'_>, patch: &mut Patch, x: ValueId, axis: usize, sizes: &[i64]) -> Vec<Operand> {
-    let mut attributes = Attributes::from_pairs([("axis", (axis as i64).into())]);
-    let mut operands = vec![x.into()];
-    if site.graph.opset() < 13 {
-        attributes.set("split", sizes.to_vec());
-    } else {
-        operands.push(patch.constant(Tensor::vector_i64(sizes)));
-    }
-    patch.node_with("Split", operands, attributes, sizes.len())
 }
 
 /// Graphs on which these rules fire, and near misses.

@@ -2,7 +2,7 @@
 
 use onnx_opt_ir::{Dim, Graph, ValueId};
 
-use super::facts::{becomes, same_shape, shape};
+use super::facts::{becomes, counter, same_shape, shape};
 use crate::rewrite::{ErrorClass, FunctionRule, Miss, Rewrite, Rule, Site, ensure, found};
 
 /// The rules of this file.
@@ -59,17 +59,8 @@ fn names_all_in_order(graph: &Graph, indices: ValueId, sizes: &[Dim]) -> Result<
     // Numbers from 0 on of one axis, one below the other.
     let (_, column, _) = found(graph.producer(indices))?;
     let is_column = column.is("Unsqueeze") || column.is("Reshape");
-    let (_, range) = found(
-        column
-            .input(0)
-            .filter(|_| is_column && places.len() == 1)
-            .and_then(|range| graph.producer_of(range, "Range")),
-    )?;
-    let number = |index: usize| {
-        let elements = graph.elements(range.input(index)?)?;
-        elements.first()?.as_fixed()
-    };
-    Ok(number(0) == Some(0) && number(2) == Some(1))
+    let numbers = found(column.input(0).filter(|_| is_column && places.len() == 1))?;
+    counter(graph, numbers).map(|_| true)
 }
 
 /// Graphs on which these rules fire, and near misses.
