@@ -1,6 +1,5 @@
 //! Edits. Each keeps edges, value table, use counts and types in step, or changes nothing and says why.
 
-use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use onnx_opt_proto::ValueInfoProto;
@@ -15,12 +14,9 @@ use super::{
     ValueId,
 };
 use crate::attributes::{AttributeValue, Attributes};
-use crate::dim::{Dim, Symbol};
-use crate::infer::{self, Fact, InferenceError};
-use crate::schema::TypeKind;
+use crate::infer::{self, InferenceError};
 use crate::tensor::Tensor;
-use crate::types::{ElementType, Type};
-use crate::types_proto;
+use crate::types::Type;
 
 /// Why an edit was refused.
 #[derive(Debug, Error)]
@@ -236,204 +232,6 @@ impl Graph {
         Ok(id)
     }
 
-    /// Infers the results of a node and tells whether anything new is known of them.
-    pub(crate) fn infer_node(&mut self, node: NodeId) -> Result<bool, InferenceError> {
-        let facts = infer::infer(self, node)?;
-        let outputs = self.node(node).outputs.clone();
-        let mut news = false;
-        for (output, fact) in outputs.into_iter().zip(facts) {
-            if let Some(output) = output {
-                news |= self.learn(output, fact);
-            }
-        }
-        Ok(news)
-    }
-
-    /// Adds a fact to what is known of a value and tells whether it is news. A fact that contradicts what is known
-    /// is left out: the checker will say so.
-    pub(crate) fn learn(&mut self, value: ValueId, fact: Fact) -> bool {
-        let Some(value) = self.value_mut(value) else { return false };
-        let mut news = false;
-        if let Some(ty) = fact.ty {
-            match &value.ty {
-                None => {
-                    value.ty = Some(ty);
-                    news = true;
-                }
-                Some(known) if *known == ty || known.contradicts(&ty) => {}
-                Some(known) => {
-                    let refined = known.refine(&ty);
-                    news = refined != *known;
-                    value.ty = Some(refined);
-                }
-            }
-        }
-        if let Some(elements) = fact.elements
-            && value.elements.as_ref() != Some(&elements)
-            && elements.len() <= Value::MAX_ELEMENTS
-        {
-            // Named sizes say more than anonymous ones; without this two anonymous names could chase each other.
-            let better = value.elements.as_ref().is_none_or(|known| {
-                let anonymous = |dims: &[Dim]| dims.iter().filter(|dim| dim.has_anonymous()).count();
-                anonymous(&elements) < anonymous(known)
-                    || elements.iter().filter(|dim| dim.is_fixed()).count()
-                        > known.iter().filter(|dim| dim.is_fixed()).count()
-            });
-            if better {
-                value.elements = Some(elements);
-                news = true;
-            }
-        }
-        news
-    }
-
-    /// Infers these nodes again, and whatever their news reach.
-    fn propagate(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
-        let mut queue: VecDeque<NodeId> = VecDeque::new();
-        let mut queued = BTreeSet::new();
-        for node in nodes {
-            if queued.insert(node) {
-                queue.push_back(node);
-            }
-        }
-        while let Some(node) = queue.pop_front() {
-            queued.remove(&node);
-            // What the edit told of captured values reaches the bodies first. A contradiction here was one before
-            // the edit too; the old types stay.
-            infer::infer_bodies(self, node, 0);
-            if !matches!(self.infer_node(node), Ok(true)) {
-                continue;
-            }
-            let consumers: Vec<NodeId> = self
-                .node(node)
-                .outputs
-                .iter()
-                .flatten()
-                .flat_map(|&output| self.consumers(output).map(|consumer| consumer.node))
-                .collect();
-            for consumer in consumers {
-                if queued.insert(consumer) {
-                    queue.push_back(consumer);
-                }
-            }
-        }
-    }
-
-    /// What is known of the values that the bodies of a node capture, by index.
-    pub(crate) fn capture_facts(&self, node: NodeId) -> Vec<(Fact, Option<Arc<Tensor>>)> {
-        self.facts(&self.node(node).captures)
-    }
-
-    /// What is known of some values.
-    pub(crate) fn facts(&self, values: &[ValueId]) -> Vec<(Fact, Option<Arc<Tensor>>)> {
-        values
-            .iter()
-            .map(|&value| {
-                let known = self.value(value);
-                let fact = Fact { ty: known.ty.clone(), elements: known.elements.clone() };
-                (fact, self.constant(value).cloned())
-            })
-            .collect()
-    }
-
-    /// Takes over what the surrounding graph knows of the captured values.
-    pub(crate) fn learn_captures(&mut self, facts: &[(Fact, Option<Arc<Tensor>>)]) {
-        for index in 0..self.values.len() as u32 {
-            let value = ValueId(index);
-            let Some(Value { producer: Producer::Captured { index, constant }, .. }) = self.value_mut(value)
-            else {
-                continue;
-            };
-            if let Some((fact, tensor)) = facts.get(*index as usize) {
-                constant.clone_from(tensor);
-                self.learn(value, fact.clone());
-            }
-        }
-    }
-
-    /// Forgets what inference found, so that it can start anew.
-    pub(crate) fn forget_types(&mut self) {
-        for value in self.values.iter_mut().flatten() {
-            if matches!(value.producer, Producer::Node { .. } | Producer::Captured { .. }) {
-                value.ty = None;
-            }
-            value.elements = None;
-        }
-    }
-
-    /// Gives the formal inputs of a body these types. Of one that is not known its declaration tells kind and
-    /// element type; sizes in declarations of bodies are not trusted.
-    pub(crate) fn set_input_types(&mut self, types: &[Option<Type>]) {
-        for index in 0..self.inputs.len() {
-            let Input { value, declaration } = &self.inputs[index];
-            let value = *value;
-            let ty = types.get(index).cloned().flatten().or_else(|| {
-                let ty = types_proto::from_proto(declaration.r#type.as_ref()?, &self.context)?;
-                Some(infer::outline(&ty))
-            });
-            if let Some(value) = self.value_mut(value)
-                && matches!(value.producer, Producer::Input { .. })
-            {
-                value.ty = ty;
-            }
-        }
-    }
-
-    /// Tells more of a formal input than its declaration, which is updated, and infers the graph again. A named size
-    /// that becomes a number is that number in the other inputs too. Returns what contradicts itself now.
-    ///
-    /// # Errors
-    /// If there is no such input, it is a constant, or the type contradicts its own.
-    pub fn set_input_type(&mut self, index: usize, ty: Type) -> Result<Vec<InferenceError>, GraphError> {
-        let value = self.inputs.get(index).ok_or(GraphError::NoSuchInput(index))?.value;
-        let known = self.ty(value).cloned();
-        let constant = matches!(self.value(value).producer, Producer::Constant(_));
-        let refined = match &known {
-            Some(known) if known.contradicts(&ty) || constant => {
-                return Err(GraphError::TypeChanges {
-                    old: self.display_name(value),
-                    old_type: Box::new(known.clone()),
-                    new_type: Box::new(ty),
-                });
-            }
-            Some(known) => ty.refine(known),
-            None => ty,
-        };
-        let sizes: Vec<(Symbol, Dim)> = known
-            .as_ref()
-            .and_then(Type::shape)
-            .into_iter()
-            .flatten()
-            .zip(refined.shape().into_iter().flatten())
-            .filter(|(_, new)| new.is_fixed())
-            .filter_map(|(old, new)| match old.as_symbol()? {
-                symbol @ Symbol::Named(_) => Some((symbol.clone(), new.clone())),
-                Symbol::Anonymous(_) => None,
-            })
-            .collect();
-        let of =
-            |symbol: &Symbol| sizes.iter().find(|(known, _)| known == symbol).map(|(_, size)| size.clone());
-        for input in &mut self.inputs {
-            let Some(slot) = self.values.get_mut(input.value.0 as usize).and_then(Option::as_mut) else {
-                continue;
-            };
-            if !matches!(slot.producer, Producer::Input { .. }) {
-                continue;
-            }
-            let new = match &slot.ty {
-                _ if input.value == value => refined.clone(),
-                Some(ty) => infer::map_sizes(ty, Some(&|size| size.substitute(&of))),
-                None => continue,
-            };
-            if slot.ty.as_ref() != Some(&new) {
-                input.declaration.r#type = crate::export::value_info("", &new).r#type;
-                slot.ty = Some(new);
-            }
-        }
-        self.forget_types();
-        Ok(infer::infer_graph(self))
-    }
-
     /// Gives a node that was added without them its operands, captured values and attributes.
     pub(crate) fn fill_node(
         &mut self,
@@ -479,7 +277,7 @@ impl Graph {
     }
 
     /// Takes a node out, with its results, whatever uses them.
-    fn detach(&mut self, node: NodeId) -> Option<Node> {
+    pub(super) fn detach(&mut self, node: NodeId) -> Option<Node> {
         let removed = self.nodes.remove_node(node.0)?;
         for (slot, value) in removed.inputs.iter().enumerate() {
             if let Some(value) = value.and_then(|value| self.value_mut(value)) {
@@ -497,7 +295,7 @@ impl Graph {
         Some(removed)
     }
 
-    fn set_slot(&mut self, node: NodeId, slot: Slot, value: Option<ValueId>) {
+    pub(super) fn set_slot(&mut self, node: NodeId, slot: Slot, value: Option<ValueId>) {
         let place = &mut self.nodes[node.0];
         let old = match slot {
             Slot::Input(index) => std::mem::replace(&mut place.inputs[index as usize], value),
@@ -630,183 +428,6 @@ impl Graph {
         Ok(())
     }
 
-    /// Whether [`Graph::replace_all_uses`] would accept the pair.
-    ///
-    /// # Errors
-    /// The refusal.
-    pub fn check_replacement(&self, old: ValueId, new: ValueId) -> Result<(), GraphError> {
-        let old_value = self.get_value(old).ok_or(GraphError::NoSuchValue(old))?;
-        let new_value = self.get_value(new).ok_or(GraphError::NoSuchValue(new))?;
-        if let (Some(a), Some(b)) = (&old_value.ty, &new_value.ty)
-            && a.contradicts(b)
-        {
-            return Err(GraphError::TypeChanges {
-                old: self.display_name(old),
-                old_type: Box::new(a.clone()),
-                new_type: Box::new(b.clone()),
-            });
-        }
-        if self.is_pinned(old) {
-            return Err(GraphError::Pinned(self.display_name(old)));
-        }
-        if old_value.outputs > 0 {
-            let refuse = |reason| {
-                Err(GraphError::OutputFixed {
-                    output: self.display_name(old),
-                    value: self.display_name(new),
-                    reason,
-                })
-            };
-            match &new_value.producer {
-                Producer::Constant(constant) if !self.constant_node_allows(constant.tensor.element()) => {
-                    return refuse("a Constant node of this opset has no such element type");
-                }
-                Producer::Constant(_) => {}
-                Producer::Node { .. } if new_value.outputs > 0 => return refuse("that is an output itself"),
-                Producer::Node { .. } if self.is_pinned(new) => return refuse("that is pinned to its name"),
-                Producer::Node { .. } => {}
-                _ => return refuse("that comes from outside the graph"),
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the `Constant` operator of this opset can hold elements of a type: before opset 9 only some floats.
-    fn constant_node_allows(&self, element: ElementType) -> bool {
-        resolve_operator(&self.context, "", "Constant")
-            .and_then(|operator| operator.output(0))
-            .is_some_and(|output| output.allows(TypeKind::Tensor(element)))
-    }
-
-    /// Gives every use of `old` to `new`. Where `old` is an output of the graph, `new` takes its name; a constant
-    /// becomes a `Constant` node of that name.
-    ///
-    /// # Errors
-    /// If types contradict each other, or an output of the graph cannot be `new`; the graph is then unchanged.
-    pub fn replace_all_uses(&mut self, old: ValueId, new: ValueId) -> Result<(), GraphError> {
-        self.check_replacement(old, new)?;
-        if old == new {
-            return Ok(());
-        }
-        if self.value(old).outputs > 0 {
-            let successor = match &self.value(new).producer {
-                Producer::Constant(constant) => {
-                    let tensor = constant.tensor.clone();
-                    self.add_constant_as(None, tensor, Form::Node { position: 0, origin: None })
-                }
-                _ => new,
-            };
-            let name = self.value_mut(old).and_then(|value| value.name.take());
-            let mut moved = 0;
-            for output in &mut self.outputs {
-                if output.value == old {
-                    output.value = successor;
-                    moved += 1;
-                }
-            }
-            if let Some(value) = self.value_mut(old) {
-                value.outputs = 0;
-            }
-            if let Some(value) = self.value_mut(successor) {
-                value.outputs += moved;
-                value.name = name;
-            }
-        }
-        let consumers: Vec<Consumer> = self.consumers(old).collect();
-        for &Consumer { node, slot } in &consumers {
-            self.set_slot(node, slot, Some(new));
-        }
-        let (old_value, new_value) = (self.value(old), self.value(new));
-        let fact = Fact { ty: old_value.ty.clone(), elements: old_value.elements.clone() };
-        let differs = old_value.ty != new_value.ty
-            || old_value.elements != new_value.elements
-            || matches!(new_value.producer, Producer::Constant(_));
-        if differs {
-            let others: Vec<NodeId> = if self.learn(new, fact) {
-                self.consumers(new).map(|consumer| consumer.node).collect()
-            } else {
-                consumers.iter().map(|consumer| consumer.node).collect()
-            };
-            self.propagate(others);
-        }
-        Ok(())
-    }
-
-    /// Removes a node that nothing uses.
-    ///
-    /// # Errors
-    /// If a result is used, or the node does not exist.
-    pub fn remove_node(&mut self, node: NodeId) -> Result<(), GraphError> {
-        let current = self.get_node(node).ok_or(GraphError::NoSuchNode(node))?;
-        if let Some(&used) = current.outputs.iter().flatten().find(|&&value| !self.is_unused(value)) {
-            return Err(GraphError::StillUsed(self.display_name(used)));
-        }
-        self.detach(node);
-        Ok(())
-    }
-
-    fn is_unused(&self, value: ValueId) -> bool {
-        self.use_count(value) == 0 && !self.is_pinned(value)
-    }
-
-    /// Removes these nodes if nothing uses them, then whatever only they used, constants included. `removed` hears
-    /// of each node before it goes. Returns how many nodes went.
-    pub fn remove_dead(
-        &mut self,
-        seeds: impl IntoIterator<Item = NodeId>,
-        mut removed: impl FnMut(NodeId, &Node),
-    ) -> usize {
-        let mut stack: Vec<NodeId> = seeds.into_iter().collect();
-        let mut count = 0;
-        while let Some(id) = stack.pop() {
-            let Some(node) = self.get_node(id) else { continue };
-            // A node without results is there for its effect.
-            if node.outputs.iter().all(Option::is_none)
-                || node.outputs.iter().flatten().any(|&value| !self.is_unused(value))
-            {
-                continue;
-            }
-            removed(id, node);
-            let operands: SmallVec<[ValueId; 8]> = node.operands().collect();
-            self.detach(id);
-            count += 1;
-            for operand in operands {
-                match self.get_value(operand).map(|value| &value.producer) {
-                    Some(Producer::Node { node, .. }) => stack.push(*node),
-                    Some(Producer::Constant(_)) => self.remove_unused_constant(operand),
-                    _ => {}
-                }
-            }
-        }
-        count
-    }
-
-    /// Removes a constant that nothing uses; others stay.
-    pub fn remove_unused_constant(&mut self, value: ValueId) {
-        let unused = matches!(self.get_value(value), Some(Value { producer: Producer::Constant(_), .. }))
-            && self.is_unused(value)
-            && !self.inputs.iter().any(|input| input.value == value);
-        if unused {
-            self.values[value.0 as usize] = None;
-        }
-    }
-
-    /// Writes a constant as an initializer from now on, unless it is an output of the graph, which needs a node.
-    pub fn lift_constant(&mut self, value: ValueId) -> bool {
-        if self.context.ir_version() < 4 {
-            return false;
-        }
-        match self.value_mut(value) {
-            Some(Value { producer: Producer::Constant(constant), outputs: 0, .. })
-                if matches!(constant.form, Form::Node { .. }) =>
-            {
-                constant.form = Form::Initializer;
-                true
-            }
-            _ => false,
-        }
-    }
-
     /// Lets `edit` change the bodies of a node, then drops captured operands that no body reads any more.
     ///
     /// # Errors
@@ -890,20 +511,6 @@ impl Graph {
             Some(_) => Err(GraphError::NotConstant(name)),
             None => Err(GraphError::NoSuchValue(value)),
         }
-    }
-
-    /// Forgets every type that inference found, and the declarations of inner values that it contradicts then, and
-    /// infers the graph again: after edits that changed sizes. Returns what contradicts itself.
-    pub fn infer_anew(&mut self) -> Vec<InferenceError> {
-        self.forget_types();
-        let errors = infer::infer_graph(self);
-        let (values, context) = (&self.values, &self.context);
-        self.value_info.retain(|(value, declaration)| {
-            let known = value.and_then(|value| values.get(value.0 as usize)?.as_ref()?.ty.as_ref());
-            let declared = declaration.r#type.as_ref().and_then(|ty| types_proto::from_proto(ty, context));
-            !matches!((known, declared), (Some(known), Some(declared)) if known.contradicts(&declared))
-        });
-        errors
     }
 
     /// Forgets declarations of inner values that name no value of this graph.

@@ -6,11 +6,13 @@
 mod context;
 mod declare;
 mod edit;
+mod facts;
 mod inline;
 mod invariants;
 mod node;
 mod order;
 mod regular;
+mod replace;
 mod value;
 
 use std::collections::BTreeSet;

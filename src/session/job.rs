@@ -1,0 +1,299 @@
+//! One run of the passes after the other, until a result is accepted.
+
+use std::collections::BTreeSet;
+
+use onnx_opt_ir::{Graph, Model, check, export};
+use onnx_opt_passes::{PassContext, PassError, PassManager, PassReport};
+use onnx_opt_proto::ModelProto;
+use prost::Message;
+
+use super::error::Error;
+use super::options::Options;
+use super::original::{Original, exported_model, into_model};
+use super::{Clock, Listener};
+use crate::choice::{Choice, Cost, Outcome, has_choice, hold_back};
+use crate::engine::TractEval;
+use crate::opset::{Opset, RAISE, conversion, raise_as_it_pays, raised};
+use crate::pruning::{PruneReport, Pruning};
+use crate::report::{Pass, RuleReport, Skipped, Summary, Verification, explain};
+use crate::verify::{Status, VerifyOptions, bisect, verify};
+
+/// Passes that may make a file larger, and are left out where the others do not make up for it.
+pub(super) const GROWERS: [&str; 2] = ["inline_functions", "fold_constants"];
+
+/// What is to be optimized, and how.
+pub(super) struct Job<'a> {
+    pub(super) original: &'a Original<'a>,
+    pub(super) options: &'a Options,
+    /// How to verify; none where it is not wanted.
+    pub(super) trial: Option<VerifyOptions>,
+    /// The passes of a level.
+    pub(super) pipeline: &'a dyn Fn(u8) -> PassManager,
+    /// Passes that are left out since the file grew by them.
+    pub(super) grew: BTreeSet<String>,
+}
+
+/// The result of one run of the passes.
+pub(super) struct Attempt {
+    pub(super) exported: ModelProto,
+    pub(super) after: Summary,
+    pub(super) passes: Vec<Pass>,
+    pub(super) rules: Vec<RuleReport>,
+    pub(super) verification: Verification,
+    /// What is worth telling of how it came about.
+    pub(super) notes: Vec<String>,
+    /// Why the result is wrong, if it is.
+    pub(super) refusal: Option<String>,
+}
+
+impl Attempt {
+    pub(super) fn unchanged(exported: ModelProto, after: Summary) -> Self {
+        let verification = Verification::Skipped(Skipped::Unchanged);
+        Self {
+            exported,
+            after,
+            passes: Vec::new(),
+            rules: Vec::new(),
+            verification,
+            notes: Vec::new(),
+            refusal: None,
+        }
+    }
+
+    /// Bytes by which it is larger than it may be.
+    pub(super) fn growth(&self, allowed: u64) -> u64 {
+        (self.exported.encoded_len() as u64).saturating_sub(allowed)
+    }
+
+    pub(super) fn applied(&self, name: &str) -> bool {
+        self.passes.iter().any(|pass| pass.applied.contains_key(name))
+    }
+
+    pub(super) fn is_changed(&self) -> bool {
+        self.passes.iter().any(|pass| !pass.applied.is_empty())
+    }
+}
+
+impl Job<'_> {
+    /// Runs the passes without those of `left_out`, and judges the result.
+    pub(super) fn attempt(
+        &self,
+        model: Model,
+        left_out: &BTreeSet<String>,
+        clock: &mut Clock<'_>,
+    ) -> Result<Attempt, Error> {
+        let listener = clock.listener;
+        let left_out = left_out.union(&self.grew).cloned().collect();
+        let (Outcome { model, passes }, notes) =
+            clock.time("optimize", || self.optimize(model, &left_out, listener))?;
+        let rules = explain(&passes, &model.graph);
+        let legal = clock.time("check", || check(&model));
+        let exported = clock.time("export", || export(&model));
+        let mut attempt =
+            Attempt { passes, rules, notes, ..Attempt::unchanged(exported, Summary::of(&model, 0)) };
+        if let Err(error) = legal {
+            attempt.refusal = Some(format!("the graph is not legal: {error}"));
+        } else if attempt.is_changed() {
+            attempt.verification = match &self.trial {
+                None => Verification::Skipped(Skipped::Off),
+                Some(trial) => {
+                    let original = self.original.messages()?;
+                    let report = clock.time("verify", || verify(&original, &attempt.exported, trial));
+                    if let Status::Failed { reason } = &report.status {
+                        attempt.refusal = Some(reason.clone());
+                    }
+                    Verification::Done(report)
+                }
+            };
+        }
+        Ok(attempt)
+    }
+
+    /// Applies the passes, and raises the operator set as far as asked. At the highest level rules are held back where
+    /// that gives a cheaper model, of which the notes tell.
+    fn optimize(
+        &self,
+        model: Model,
+        left_out: &BTreeSet<String>,
+        listener: &dyn Listener,
+    ) -> Result<(Outcome, Vec<String>), Error> {
+        let run = |model: &mut Model, more: &BTreeSet<String>| {
+            let left_out = left_out.union(more).cloned().collect();
+            let passes = self.run_passes(model, &left_out, listener);
+            passes.map_err(|source| Error::Passes { file: self.original.source.name(), source })
+        };
+        let run_all = |model: &mut Model| run(model, &BTreeSet::new());
+        let raises = self.options.opset() != Opset::Keep && !left_out.contains(RAISE);
+        let chooses = self.options.level >= MAX_LEVEL && self.options.only.is_empty();
+        let start = ((raises || chooses) && has_choice(&model)).then(|| model.clone());
+        let mut plain = Outcome { model, passes: Vec::new() };
+        plain.passes = run_all(&mut plain.model)?;
+        if raises {
+            plain = self.raise(start.as_ref(), plain, &run_all)?;
+        }
+        let Some(mut start) = start.filter(|_| chooses) else { return Ok((plain, Vec::new())) };
+        // All ways lead to the operator set of the plain one.
+        let version = plain.model.graph.opset();
+        let mut passes = Vec::new();
+        if start.graph.opset() != version {
+            match conversion(&mut start, version) {
+                Ok(pass) => passes.push(pass),
+                Err(_) => return Ok((plain, Vec::new())),
+            }
+        }
+        let pipeline = (self.pipeline)(self.options.level);
+        let rules = pipeline.passes().flat_map(|pass| pass.rules()).collect();
+        let Some(Choice { outcome: best, held }) =
+            hold_back(&start, &plain, &self.options.target, &rules, &run)?
+        else {
+            return Ok((plain, Vec::new()));
+        };
+        let names: Vec<String> = held.iter().map(|name| format!("`{name}`")).collect();
+        let [before, after] = [&plain, &best].map(|outcome| Summary::of(&outcome.model, 0).nodes);
+        let note = format!(
+            "{} held back until the others were done: {after} nodes instead of {before}",
+            if names.len() == 1 { format!("{} was", names[0]) } else { format!("{} were", names.join(", ")) }
+        );
+        passes.extend(best.passes);
+        let mut best = Outcome { model: best.model, passes };
+        if raises && self.options.opset() == Opset::Auto {
+            best = self.raise(None, best, &run_all)?;
+        }
+        Ok((best, vec![note]))
+    }
+
+    /// Raises the operator set as far as asked and applies the passes again, which then have what the later version
+    /// offers. Passes before raising leave little to convert, but may break up what a later operator stands for: `start`
+    /// is the model before any, and the cheaper result is kept.
+    fn raise(
+        &self,
+        start: Option<&Model>,
+        plain: Outcome,
+        run: &dyn Fn(&mut Model) -> Result<Vec<Pass>, Error>,
+    ) -> Result<Outcome, Error> {
+        let target = &self.options.target;
+        match self.options.opset() {
+            Opset::To(version) if plain.model.graph.context().opset("").is_some_and(|own| own != version) => {
+                let error = |source| Error::Opset { file: self.original.source.name(), source };
+                let after = raised(&plain.model, &plain.passes, version, run)?.map_err(error)?;
+                let first =
+                    start.map(|start| raised(start, &[], version, run)).transpose()?.and_then(Result::ok);
+                let cost = Cost::of(&after.model, target);
+                let cheaper = |first: &Outcome| Cost::of(&first.model, target).beats(cost, cost.bytes);
+                Ok(first.filter(cheaper).unwrap_or(after))
+            }
+            Opset::Auto if self.options.level > 0 => {
+                let raised = raise_as_it_pays(start, &plain, target, run)?;
+                Ok(raised.unwrap_or(plain))
+            }
+            _ => Ok(plain),
+        }
+    }
+
+    fn run_passes(
+        &self,
+        model: &mut Model,
+        left_out: &BTreeSet<String>,
+        listener: &dyn Listener,
+    ) -> Result<Vec<Pass>, PassError> {
+        let engine = TractEval::new();
+        let context = PassContext {
+            skip: self.options.skip.union(left_out).cloned().collect(),
+            only: self.options.only.clone(),
+            target: self.options.target.clone(),
+            explain: self.options.explain,
+            const_eval: Some(&engine),
+            ..PassContext::default()
+        };
+        let reports = (self.pipeline)(self.options.level).run(model, &context, |report, model| {
+            if self.options.print_after.as_deref() == Some(report.pass) {
+                listener.after_pass(report.pass, model);
+            }
+        })?;
+        let pass = |report: PassReport| Pass {
+            name: report.pass,
+            seconds: report.seconds,
+            nodes_before: report.nodes_before,
+            nodes_after: report.nodes_after,
+            applied: report.statistics.fired,
+            places: report.statistics.places,
+            declined: report.statistics.declined,
+        };
+        Ok(reports.into_iter().map(pass).collect())
+    }
+
+    /// Prunes what the passes made of a model, lets them at what is left, and judges that: it must compute what the graph
+    /// did with the removed slices set to zero, unless that is not what pruning did. How far it is from the original is
+    /// measured.
+    pub(super) fn prune(
+        &self,
+        attempt: &mut Attempt,
+        pruning: &Pruning,
+        left_out: &BTreeSet<String>,
+        clock: &mut Clock<'_>,
+    ) -> Result<PruneReport, Error> {
+        let file = || self.original.source.name();
+        let mut model = exported_model(attempt.exported.clone(), self.original.source)?;
+        let rest = Model { graph: Graph::new(model.graph.context().clone()), ..model.clone() };
+        let mut outcome = clock
+            .time("prune", || pruning.apply(&mut model))
+            .map_err(|source| Error::Prune { file: file(), source })?;
+        let masked = outcome.masked.take().map(|graph| export(&Model { graph, ..rest }));
+        let mut report = PruneReport { title: pruning.title(), outcome, masked: None, error: None };
+        let left_out = left_out.union(&self.grew).cloned().collect();
+        let listener = clock.listener;
+        let passes = clock.time("optimize", || self.run_passes(&mut model, &left_out, listener));
+        attempt.passes.extend(passes.map_err(|source| Error::Passes { file: file(), source })?);
+        let refused = |reason| Error::Refused { file: file(), reason };
+        clock
+            .time("check", || check(&model))
+            .map_err(|error| refused(format!("the graph is not legal: {error}")))?;
+        attempt.rules = explain(&attempt.passes, &model.graph);
+        attempt.after = Summary::of(&model, 0);
+        attempt.exported = clock.time("export", || export(&model));
+        let Some(trial) = &self.trial else { return Ok(report) };
+        let judge = |reference: &ModelProto, tolerance: Option<f64>, clock: &mut Clock<'_>| {
+            let trial = VerifyOptions { tolerance: tolerance.or(trial.tolerance), ..trial.clone() };
+            let found = clock.time("verify", || verify(reference, &attempt.exported, &trial));
+            match found.status {
+                Status::Failed { reason } => Err(refused(format!("what is left is wrong: {reason}"))),
+                _ => Ok(found),
+            }
+        };
+        if let Some(masked) = masked {
+            report.masked = Some(judge(&masked, None, clock)?);
+        }
+        report.error = Some(judge(&self.original.messages()?, Some(f64::INFINITY), clock)?);
+        Ok(report)
+    }
+
+    /// The result without the passes and rules that make it wrong, and their names.
+    pub(super) fn without_culprits(
+        &self,
+        wrong: &Attempt,
+        reason: String,
+        clock: &mut Clock<'_>,
+    ) -> Result<(Attempt, BTreeSet<String>), Error> {
+        let mut fired: Vec<String> = Vec::new();
+        for name in wrong.passes.iter().flat_map(|pass| pass.applied.keys()) {
+            if !fired.iter().any(|known| known == name) {
+                fired.push((*name).to_owned());
+            }
+        }
+        let mut again = |left_out: &BTreeSet<String>| {
+            let model = into_model(self.original.read()?, self.original.source)?;
+            self.attempt(model, left_out, clock)
+        };
+        let refused = |reason| Error::Refused { file: self.original.source.name(), reason };
+        let culprits = bisect(&fired, |left_out| again(left_out).map(|attempt| attempt.refusal.is_none()))?
+            .ok_or_else(|| refused(reason))?;
+        let attempt = again(&culprits)?;
+        match attempt.refusal {
+            Some(reason) => Err(refused(reason)),
+            None => Ok((attempt, culprits)),
+        }
+    }
+}
+
+/// The highest level: its passes are all that there are.
+pub(super) const MAX_LEVEL: u8 = 3;
