@@ -57,7 +57,14 @@ fn silent_error(node: &Node, element: impl Fn(usize) -> Option<ElementType>) -> 
         "Swish" if node.float("alpha").is_some_and(|alpha| alpha != 1.0) => Some("with alpha other than 1"),
         "BitShift" => Some("past the width of the type"),
         "Celu" if element(0) != Some(ElementType::Float) => Some("of other than single precision"),
+        "Celu" if node.float("alpha").is_some_and(|alpha| alpha != 1.0) => Some("with alpha other than 1"),
+        "Einsum" if node.string("equation").is_some_and(|text| text.trim_end().ends_with("->")) => {
+            Some("to a scalar")
+        }
         "Attention" if since >= 24 => Some("of opset 24"),
+        "Attention" if element(3) == Some(ElementType::Bool) => {
+            Some("with a mask that may leave a query nothing to look at")
+        }
         "SpaceToDepth" if node.string("mode").is_some_and(|mode| mode != "DCR") => Some("with mode CRD"),
         "BatchNormalization" if trains(node) => Some("in training mode"),
         "QuantizeLinear" if node.input(2).is_none() && output_code(node) > 0 => {
@@ -159,6 +166,7 @@ mod tests {
         assert!(!float(24, "Swish", 1, &[]));
         assert!(verdict(12, "Celu", 1, ElementType::Float16, &[]).is_some());
         assert!(!float(12, "Celu", 1, &[]));
+        assert!(float(12, "Celu", 1, &[("alpha", 1.5f32.into())]));
     }
 
     #[test]
@@ -174,6 +182,9 @@ mod tests {
         assert!(float(21, "DequantizeLinear", 2, &[("block_size", 2.into())]));
         assert!(verdict(21, "DequantizeLinear", 1, ElementType::Int16, &[]).is_some());
         assert!(float(22, "RandomNormalLike", 1, &[]));
+        assert!(verdict(23, "Attention", 4, ElementType::Bool, &[]).is_some());
+        assert!(float(12, "Einsum", 1, &[("equation", "ij ->".into())]));
+        assert!(!float(12, "Einsum", 1, &[("equation", "ij -> i".into())]));
     }
 
     #[test]
