@@ -10,6 +10,7 @@ pub mod evaluate;
 pub mod exercise;
 pub mod fold;
 pub mod fold_constants;
+pub mod gradient;
 pub mod impossible_branch;
 pub mod inline_functions;
 pub mod inline_if;

@@ -428,6 +428,40 @@ impl Graph {
         Ok(())
     }
 
+    /// The result `index` of a node, which it gives from now on where it was left out.
+    ///
+    /// # Errors
+    /// If the node does not exist, or the result does not fit the operator.
+    pub fn add_result(&mut self, node: NodeId, index: usize) -> Result<ValueId, GraphError> {
+        let current = self.get_node(node).ok_or(GraphError::NoSuchNode(node))?;
+        if let Some(value) = current.output(index) {
+            return Ok(value);
+        }
+        let producer = Producer::Node { node, output: index as u32 };
+        let value = self.add_value(None, producer, None);
+        let before = self.nodes[node.0].outputs.len();
+        let outputs = &mut self.nodes[node.0].outputs;
+        outputs.resize((index + 1).max(before), None);
+        outputs[index] = Some(value);
+        if let Err(error) = self.infer_node(node) {
+            let outputs = &mut self.nodes[node.0].outputs;
+            outputs[index] = None;
+            outputs.truncate(before);
+            self.values[value.0 as usize] = None;
+            return Err(error.into());
+        }
+        Ok(value)
+    }
+
+    /// Takes all formal outputs off the graph, so that it can have others. The values stay.
+    pub fn drop_outputs(&mut self) {
+        for output in std::mem::take(&mut self.outputs) {
+            if let Some(value) = self.value_mut(output.value) {
+                value.outputs = 0;
+            }
+        }
+    }
+
     /// Lets `edit` change the bodies of a node, then drops captured operands that no body reads any more.
     ///
     /// # Errors
