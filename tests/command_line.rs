@@ -624,6 +624,33 @@ fn the_operator_set_is_raised_where_asked_and_never_lowered() {
     assert!(!place.names().contains(&"no.onnx".to_owned()));
 }
 
+#[test]
+fn gradients_are_written_beside_the_model() {
+    let place = Place::with(&["digits_cnn.onnx", "loop_capture.onnx"]);
+    let said =
+        place.command(&["grad", "digits_cnn.onnx", "--loss", "kl", "--temperature", "2"]).assert().success();
+    said.stdout(predicate::str::contains("digits_cnn.onnx -> digits_cnn.grad.onnx"))
+        .stdout(predicate::str::contains(".teacher"));
+    assert_eq!(place.names(), ["digits_cnn.grad.onnx", "digits_cnn.onnx", "loop_capture.onnx"]);
+    let output = place.run(&["grad", "digits_cnn.onnx", "--json", "--wrt", "inputs", "-o", "x.onnx"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let name = report["gradients"][0]["of"].as_str().unwrap();
+    assert_eq!(report["gradients"][0]["output"], format!("{name}.grad"));
+    assert_eq!(report["loss"], "loss");
+    // The result is a model like any other.
+    place.command(&["x.onnx", "-q", "-o", "small.onnx"]).assert().success();
+
+    let said =
+        place.command(&["grad", "loop_capture.onnx", "--wrt", "inputs", "-o", "y.onnx"]).assert().code(1);
+    said.stderr(predicate::str::contains("no gradient for Loop (node \""));
+    let said =
+        place.command(&["grad", "digits_cnn.onnx", "--wrt", "nothing", "-o", "y.onnx"]).assert().code(2);
+    said.stderr(predicate::str::contains("no value of the graph is called `nothing`"));
+    place.command(&["grad", "digits_cnn.onnx", "--temperature", "0"]).assert().code(2);
+    place.command(&["grad", "digits_cnn.onnx", "-o", "digits_cnn.onnx"]).assert().code(2);
+    assert!(!place.path("y.onnx").exists());
+}
+
 /// Files that the standard forbids, or warns of, and whose meaning is plain.
 mod irregular {
     use onnx_opt::proto::{

@@ -8,6 +8,7 @@ use clap_complete::Shell;
 use onnx_opt::interface::{Size, Sizes};
 use onnx_opt::opset::Opset;
 use onnx_opt::passes::Target;
+use onnx_opt::passes::gradient::{GradientOptions, Loss, Wrt};
 use onnx_opt::passes::opset::HIGHEST;
 use onnx_opt::passes::prune::{self, Limits, Norm, Ranking};
 use onnx_opt::pruning::Pruning;
@@ -30,6 +31,7 @@ Examples:
   onnx-opt net.onnx --prune 0.5              takes half of all channels, heads and hidden units out
   onnx-opt inspect net.onnx                  what a model holds and costs
   onnx-opt diff a.onnx b.onnx                what two models do not share
+  onnx-opt grad net.onnx                     a model of the gradients
   onnx-opt ./inspect                         a model that is named like a command
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the result was not accepted (and not written).";
@@ -425,6 +427,71 @@ impl Compared {
     }
 }
 
+/// What to differentiate, and by what.
+#[derive(Debug, Args)]
+pub struct Differentiated {
+    /// The model; `-` is standard input
+    pub model: PathBuf,
+    /// Where the result goes; `-` is standard output [default: MODEL.grad.onnx, or `-` for `-`]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// By what: `weights`, `inputs`, or names of values between commas
+    #[arg(long, value_name = "weights|inputs|NAMES", default_value = "weights", value_delimiter = ',')]
+    wrt: Vec<String>,
+    /// What: the sum of the outputs, or their distance from inputs that the result has beside those of the model
+    #[arg(long, value_enum, default_value_t = LossName::Sum)]
+    loss: LossName,
+    /// The temperature of the loss `kl`
+    #[arg(long, value_name = "NUMBER", default_value_t = 1.0, value_parser = temperature)]
+    temperature: f64,
+    /// Outputs that the loss is of [default: all of floating-point numbers]
+    #[arg(long = "of", value_name = "NAMES", value_delimiter = ',')]
+    outputs: Vec<String>,
+    /// Print the report, or the error, as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Print nothing but errors (and JSON, where asked for)
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LossName {
+    Sum,
+    Kl,
+    Mse,
+    CrossEntropy,
+}
+
+fn temperature(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if number > 0.0 && f64::is_finite(number) => Ok(number),
+        _ => Err("expected a number above zero".to_owned()),
+    }
+}
+
+impl Differentiated {
+    /// As asked; else `a.grad.onnx` beside `a.onnx`, and standard output for standard input.
+    pub fn destination(&self, source: &Source) -> Destination {
+        destination(self.output.as_deref(), source, ".grad.onnx")
+    }
+
+    pub fn options(&self) -> GradientOptions {
+        let wrt = match self.wrt.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["weights"] => Wrt::Weights,
+            ["inputs"] => Wrt::Inputs,
+            _ => Wrt::Named(self.wrt.clone()),
+        };
+        let loss = match self.loss {
+            LossName::Sum => Loss::Sum,
+            LossName::Kl => Loss::Kl { temperature: self.temperature },
+            LossName::Mse => Loss::MeanSquaredError,
+            LossName::CrossEntropy => Loss::CrossEntropy,
+        };
+        GradientOptions { wrt, loss, outputs: self.outputs.clone() }
+    }
+}
+
 /// How much to say.
 #[derive(Debug, Args)]
 pub struct Say {
@@ -502,6 +569,18 @@ Examples:
 
 Exit codes: 0 they agree, 3 they do not, or nobody can tell.")]
     Verify(Compared),
+    /// Write a model that computes gradients
+    #[command(after_help = "\
+Examples:
+  onnx-opt grad net.onnx                                     by all weights, of the sum of the outputs
+  onnx-opt grad net.onnx --wrt inputs -o saliency.onnx       by the inputs
+  onnx-opt grad net.onnx --wrt fc.weight,fc.bias --loss mse  by these, of the distance to `OUTPUT.target`
+  onnx-opt grad net.onnx --loss kl --temperature 2           of the divergence from logits `OUTPUT.teacher`
+  onnx-opt grad net.onnx --loss cross-entropy                of classes `OUTPUT.label`, along axis 1
+
+The result has the inputs of the model, those that the loss needs, and the outputs `loss` and `NAME.grad` \
+for each value. It consists of standard operators, of opset 18 or that of the model if it is later.")]
+    Grad(Differentiated),
     /// List the rewrite rules, or show one
     #[command(after_help = "\
 Examples:
@@ -546,6 +625,7 @@ impl Arguments {
                 Command::Inspect { json, .. }
                 | Command::Diff { json, .. }
                 | Command::Prune { json, .. }
+                | Command::Grad(Differentiated { json, .. })
                 | Command::Verify(Compared { json, .. })
                 | Command::Rules { json, .. }
                 | Command::Passes { json, .. },
@@ -572,6 +652,22 @@ pub fn source(path: &Path) -> Source {
     if path == Path::new("-") { Source::Stdin } else { Source::File(path.to_owned()) }
 }
 
+/// As asked; else a name with this ending beside the source, and standard output for standard input.
+fn destination(asked: Option<&Path>, source: &Source, ending: &str) -> Destination {
+    match (asked, source) {
+        (Some(path), _) if path == Path::new("-") => Destination::Stdout,
+        (Some(path), _) => Destination::File(path.to_owned()),
+        (None, Source::Stdin) => Destination::Stdout,
+        (None, Source::File(path)) => {
+            let bare = path.extension() == Some(OsStr::new("onnx"));
+            let mut name =
+                if bare { path.file_stem() } else { path.file_name() }.unwrap_or_default().to_owned();
+            name.push(ending);
+            Destination::File(path.with_file_name(name))
+        }
+    }
+}
+
 impl Optimize {
     pub fn source(&self) -> Source {
         source(self.model.as_deref().unwrap_or(Path::new("-")))
@@ -579,18 +675,7 @@ impl Optimize {
 
     /// As asked; else `a.opt.onnx` beside `a.onnx`, and standard output for standard input.
     pub fn destination(&self, source: &Source) -> Destination {
-        match (&self.output, source) {
-            (Some(path), _) if path == Path::new("-") => Destination::Stdout,
-            (Some(path), _) => Destination::File(path.clone()),
-            (None, Source::Stdin) => Destination::Stdout,
-            (None, Source::File(path)) => {
-                let bare = path.extension() == Some(OsStr::new("onnx"));
-                let mut name =
-                    if bare { path.file_stem() } else { path.file_name() }.unwrap_or_default().to_owned();
-                name.push(".opt.onnx");
-                Destination::File(path.with_file_name(name))
-            }
-        }
+        destination(self.output.as_deref(), source, ".opt.onnx")
     }
 
     pub fn options(&self) -> Options {

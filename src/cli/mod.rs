@@ -4,6 +4,7 @@ mod arguments;
 mod catalogue;
 mod diff;
 mod format;
+mod grad;
 mod inspect;
 mod interrupt;
 mod optimize;
@@ -77,6 +78,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         Some(Command::Inspect { model, json, text }) => inspect::run(model, *json, *text),
         Some(Command::Diff { a, b, json }) => diff::run(a, b, *json),
         Some(Command::Prune { model, level, json, groups: _ }) => prune::run(model, *level, *json),
+        Some(Command::Grad(differentiated)) => grad::run(differentiated),
         Some(Command::Verify(compared)) => verify::run(compared),
         Some(Command::Rules { name, json }) => catalogue::rules(name.as_deref(), *json),
         Some(Command::Passes { level, json }) => catalogue::passes(*level, *json),

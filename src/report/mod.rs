@@ -1,6 +1,7 @@
 //! What a model holds and costs, and what was done to it.
 
 mod explanation;
+mod gradient;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use onnx_opt_ir::{Graph, Model, Node, Tensor};
 use serde::Serialize;
 
 pub use explanation::{Declined, Places, RuleReport, explain};
+pub use gradient::{GradientReport, ParameterReport};
 pub use onnx_opt_passes::macs::Macs;
 
 use crate::pruning::PruneReport;

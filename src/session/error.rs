@@ -4,6 +4,7 @@ use std::io;
 
 use onnx_opt_ir::{ImportError, LoadError};
 use onnx_opt_passes::PassError;
+use onnx_opt_passes::gradient::GradientError;
 use onnx_opt_passes::opset::RaiseError;
 use onnx_opt_passes::prune::PruneError;
 use onnx_opt_proto::{ExternalError, ReadError, WriteError};
@@ -59,6 +60,14 @@ pub enum Error {
         file: String,
         /// What is in the way.
         source: RaiseError,
+    },
+    /// The model has no gradient, or not the one that was asked for.
+    #[error("{file}: {source}")]
+    Gradient {
+        /// The file.
+        file: String,
+        /// Why.
+        source: GradientError,
     },
     /// Nothing was pruned.
     #[error("{file}: {source}")]
@@ -156,6 +165,12 @@ impl Error {
             Self::Opset { .. } => {
                 Some("leave out --opset, or name a version that every operator can follow to")
             }
+            Self::Gradient { source: GradientError::NoSuchValue(_), .. } => {
+                Some("`onnx-opt inspect --text` lists the names of all values")
+            }
+            Self::Gradient {
+                source: GradientError::NoRule { .. } | GradientError::Refused { .. }, ..
+            } => Some("--wrt NAMES differentiates only by values that are not behind it"),
             Self::Import { source: LoadError::Import(ImportError::External(_)), .. } => {
                 Some("external data must lie in the folder of the model, under the name that the model gives")
             }
@@ -182,6 +197,7 @@ impl Error {
             | Self::NoSuchInput { .. }
             | Self::NoSuchSize { .. }
             | Self::Size { .. } => 2,
+            Self::Gradient { source, .. } if source.is_usage() => 2,
             Self::Refused { .. } | Self::Differ(_) | Self::Told | Self::NotVerifiable { .. } => 3,
             _ => 1,
         }

@@ -1,6 +1,7 @@
 //! The way of a model through the program: read, import, rewrite, check, export, verify, write.
 
 mod error;
+mod gradient;
 mod job;
 mod options;
 mod original;
@@ -26,6 +27,7 @@ use options::refuse_options;
 use original::{Original, declare_types, external_weights, into_model, refuse_overwriting, write};
 
 pub use error::Error;
+pub use gradient::differentiate;
 pub use options::{Destination, Effort, Options, Source, Trial};
 pub use original::{Loaded, load};
 
