@@ -7,6 +7,7 @@
 mod costs;
 mod grid;
 mod insert;
+pub mod observer;
 mod options;
 pub mod oracle;
 mod prepare;
@@ -19,6 +20,7 @@ mod weights;
 
 pub use grid::Grid;
 pub use insert::{QuantizeError, insert};
+pub use observer::{Observer, Statistics};
 pub use options::{Placed, QuantizeOptions, QuantizeReport};
 pub use prepare::prepare;
 pub use profile::{Bias, Cost, Placement, Profile};
