@@ -31,6 +31,8 @@
 //! }
 //! ```
 
+pub mod calibrate;
+mod child;
 mod choice;
 pub mod data;
 pub mod engine;
@@ -41,6 +43,8 @@ pub mod report;
 pub mod session;
 mod similar;
 pub mod verify;
+
+pub use child::{ChildError, serve};
 
 pub use onnx_opt_ir as ir;
 pub use onnx_opt_passes as passes;

@@ -42,14 +42,34 @@ pub trait ConstEval {
     ) -> Result<Vec<Option<Tensor>>, EngineError>;
 }
 
+/// Tensors by name.
+pub type Named = Vec<(String, Tensor)>;
+
 /// Runs whole models.
 pub trait Executor {
     /// Name of the engine, for reports.
     fn name(&self) -> &'static str;
 
-    /// Runs a model, given as encoded bytes, on inputs by name and returns the outputs in the model's order.
+    /// Loads a model, given as encoded bytes, to be run any number of times.
+    ///
+    /// # Errors
+    /// If the engine cannot load the model.
+    fn prepare<'a>(&'a self, model: &[u8]) -> Result<Box<dyn Runner + 'a>, EngineError>;
+
+    /// Runs a model once.
     ///
     /// # Errors
     /// If the engine cannot load or run the model.
-    fn run(&self, model: &[u8], inputs: &[(String, Tensor)]) -> Result<Vec<(String, Tensor)>, EngineError>;
+    fn run(&self, model: &[u8], inputs: &[(String, Tensor)]) -> Result<Named, EngineError> {
+        self.prepare(model)?.run(inputs)
+    }
+}
+
+/// A model that an engine has loaded.
+pub trait Runner {
+    /// Runs the model on inputs by name and returns the outputs in the model's order.
+    ///
+    /// # Errors
+    /// If the engine cannot run the model on these inputs.
+    fn run(&mut self, inputs: &[(String, Tensor)]) -> Result<Named, EngineError>;
 }

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use onnx_opt::calibrate::CalibrateOptions;
 use onnx_opt::interface::{Size, Sizes};
 use onnx_opt::opset::Opset;
 use onnx_opt::passes::Target;
 use onnx_opt::passes::gradient::{GradientOptions, Loss, Wrt};
 use onnx_opt::passes::opset::HIGHEST;
 use onnx_opt::passes::prune::{self, Limits, Norm, Ranking};
+use onnx_opt::passes::quantize::Observer;
 use onnx_opt::pruning::Pruning;
 use onnx_opt::session::{Destination, Effort, Options, Source, Trial};
 use onnx_opt::verify::EngineChoice;
@@ -32,6 +34,7 @@ Examples:
   onnx-opt inspect net.onnx                  what a model holds and costs
   onnx-opt diff a.onnx b.onnx                what two models do not share
   onnx-opt grad net.onnx                     a model of the gradients
+  onnx-opt calibrate net.onnx --data x.npz   what its values are, for quantization
   onnx-opt ./inspect                         a model that is named like a command
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the result was not accepted (and not written).";
@@ -363,11 +366,7 @@ impl TrialArguments {
             data: self.data.clone(),
             sizes: self.sizes.iter().cloned().collect(),
             seed: self.seed,
-            engine: match self.engine {
-                None => EngineChoice::Auto,
-                Some(EngineName::Tract) => EngineChoice::Tract,
-                Some(EngineName::Onnxruntime) => EngineChoice::OnnxRuntime,
-            },
+            engine: choice(self.engine),
             library: self.ort_lib.clone(),
             tolerance: self.tolerance,
             ..Trial::default()
@@ -492,6 +491,86 @@ impl Differentiated {
     }
 }
 
+/// What is to be observed, on what.
+#[derive(Debug, Args)]
+pub struct Calibrate {
+    /// The model; `-` is standard input
+    #[arg(required_unless_present_any = ["merge", "inspect"], conflicts_with_all = ["merge", "inspect"])]
+    pub model: Option<PathBuf>,
+    /// Samples: .npz, .npy, .pb, or a folder of them
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["merge", "inspect"])]
+    pub data: Vec<PathBuf>,
+    /// So many random samples instead, which say little about real ones
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, conflicts_with_all = ["data", "merge", "inspect"])]
+    random: usize,
+    /// Where the result goes [default: MODEL.calibration.json]
+    #[arg(short, long, value_name = "FILE", required_unless_present_any = ["model", "inspect"])]
+    pub output: Option<PathBuf>,
+    /// Merge these calibrations, in this order
+    #[arg(long, value_name = "FILES", num_args = 1.., conflicts_with = "inspect")]
+    pub merge: Vec<PathBuf>,
+    /// Show this calibration
+    #[arg(long, value_name = "FILE")]
+    pub inspect: Option<PathBuf>,
+    /// How the ranges that are shown are chosen
+    #[arg(long, value_name = "NAME", default_value = "min-max")]
+    pub observer: Observer,
+    /// Observe these values only
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub values: Vec<String>,
+    /// Do not observe these values
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub skip_values: Vec<String>,
+    /// The engine that runs the model [default: tract, then onnxruntime if its library is known]
+    #[arg(long, value_enum)]
+    engine: Option<EngineName>,
+    /// The library of onnxruntime, as libonnxruntime.so [default: that of ORT_DYLIB_PATH]
+    #[arg(long, value_name = "PATH")]
+    ort_lib: Option<PathBuf>,
+    /// Size of a named axis of random samples, as in `batch=4`
+    #[arg(long = "size", value_name = "NAME=N", value_parser = size)]
+    sizes: Vec<(String, usize)>,
+    /// What random samples are drawn by
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Level at which the model will be optimized when it is quantized
+    #[arg(short = 'O', value_name = "LEVEL", default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=3))]
+    pub level: u8,
+    /// Runtime that the model will be quantized for, or a file that describes one
+    #[arg(long, value_name = "NAME|FILE.toml", default_value = "onnx", value_parser = target)]
+    pub target: Target,
+    /// Observe the model as the file has it, not as its quantization finds it
+    #[arg(long)]
+    pub as_is: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Print nothing but errors
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+impl Calibrate {
+    pub fn options(&self) -> CalibrateOptions {
+        CalibrateOptions {
+            engine: choice(self.engine),
+            library: self.ort_lib.clone(),
+            random: self.random,
+            seed: self.seed,
+            sizes: self.sizes.iter().cloned().collect(),
+            ..CalibrateOptions::default()
+        }
+    }
+}
+
+fn choice(engine: Option<EngineName>) -> EngineChoice {
+    match engine {
+        None => EngineChoice::Auto,
+        Some(EngineName::Tract) => EngineChoice::Tract,
+        Some(EngineName::Onnxruntime) => EngineChoice::OnnxRuntime,
+    }
+}
+
 /// How much to say.
 #[derive(Debug, Args)]
 pub struct Say {
@@ -581,6 +660,25 @@ Examples:
 The result has the inputs of the model, those that the loss needs, and the outputs `loss` and `NAME.grad` \
 for each value. It consists of standard operators, of opset 18 or that of the model if it is later.")]
     Grad(Differentiated),
+    /// Find what the values of a model are on samples, for its quantization
+    #[command(after_help = "\
+Examples:
+  onnx-opt calibrate net.onnx --data samples/ -o cal.json    all values of floats
+  onnx-opt calibrate net.onnx --data x.npz --observer mse    an array of many rows is many samples
+  onnx-opt calibrate --inspect cal.json --observer entropy   ranges, one value a line
+  onnx-opt calibrate --merge a.json b.json -o all.json       what shards of the data gave
+  onnx-opt calibrate net.onnx --random 16                    for a first try without data
+
+Observers:
+  min-max          from the smallest to the largest number
+  moving-average   of the smallest and largest number of each sample, at a rate of 0.01
+  percentile=99.9  without the outermost numbers at either end [default: 99.999]
+  entropy          the limit that loses the least information, over 2048 bins
+  mse              the limits of least squared error
+
+The file holds histograms: every observer may be chosen later. NaN is an error that names the value. Infinities, \
+and numbers of 32768 and more that are at least 1024 times as large as all others, as masks hold, are left out.")]
+    Calibrate(Box<Calibrate>),
     /// List the rewrite rules, or show one
     #[command(after_help = "\
 Examples:
@@ -630,6 +728,7 @@ impl Arguments {
                 | Command::Rules { json, .. }
                 | Command::Passes { json, .. },
             ) => *json,
+            Some(Command::Calibrate(calibrate)) => calibrate.json,
             Some(Command::Completions { .. }) => false,
         }
     }

@@ -40,6 +40,11 @@ impl Progress {
         self.bar.set_message(name);
     }
 
+    /// Says how far the work is.
+    pub fn progress(&self, done: usize, all: usize) {
+        self.bar.set_message(format!("calibrate, sample {done} of {all}"));
+    }
+
     /// Prints something without the spinner in between.
     pub fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
         self.bar.suspend(print)

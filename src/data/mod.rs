@@ -1,11 +1,14 @@
 //! Data of users: samples of named tensors, from `.npz` and `.npy` files, ONNX `.pb` tensors and folders of them.
 //!
 //! A sample is one set of inputs. [`samples`] finds them without reading them, so that a calibration may stream over
-//! more than memory holds; [`Sample::load`] reads one and holds it against the inputs of a model.
+//! more than memory holds; [`Sample::load`] reads one and holds it against the inputs of a model, and [`Sample::feeds`]
+//! divides one that holds many.
 
+mod feeds;
 mod npy;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
@@ -15,12 +18,13 @@ use onnx_opt_ir::tensor::TensorError;
 use onnx_opt_ir::{ElementType, Graph, Tensor, Type};
 use onnx_opt_proto::TensorProto;
 use prost::Message;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use feeds::Feeds;
 pub use npy::{NpyError, read_npy, read_npz};
 
-/// Tensors by name.
-pub type Named = Vec<(String, Tensor)>;
+pub use onnx_opt_ir::engine::Named;
 
 /// Data that cannot be used.
 #[derive(Debug, Error)]
@@ -67,6 +71,19 @@ pub enum DataErrorKind {
     /// An input is not given.
     #[error("there is nothing for input `{0}`")]
     Missing(String),
+    /// Rows that do not make whole batches.
+    #[error("input `{name}` has {rows} rows, which do not make batches of {batch}")]
+    Batches {
+        /// The input.
+        name: String,
+        /// Rows of the data.
+        rows: usize,
+        /// Rows of the model's batch.
+        batch: usize,
+    },
+    /// Inputs with different numbers of samples.
+    #[error("there are {0} samples for one input and {1} for another")]
+    Uneven(usize, usize),
     /// An input of another type.
     #[error("input `{name}` is {expected}, not {found}")]
     Type {
@@ -113,7 +130,7 @@ pub fn inputs(graph: &Graph) -> Vec<Input> {
 }
 
 /// One set of inputs, not read yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sample {
     /// Where it lies, for messages.
     pub path: PathBuf,
@@ -121,27 +138,27 @@ pub struct Sample {
     files: Vec<(Option<String>, PathBuf)>,
 }
 
-/// The samples at a path, in order of their names.
+/// The samples at a path for these inputs, in order of their names.
 ///
 /// A `.npz`, `.npy` or `.pb` file is one sample. In a folder, each `.npz` file and each folder is one; `.npy` files
-/// together are one, each for the input it is named after; so are `input_0.pb`, `input_1.pb` ... as in the
-/// `test_data_set_*` folders of ONNX.
+/// together are one, each for the input it is named after, but each is one where there is one input and none is named
+/// after it; `input_0.pb`, `input_1.pb` ... are one, as in the `test_data_set_*` folders of ONNX.
 ///
 /// # Errors
 /// If there is no data.
-pub fn samples(path: &Path) -> Result<Vec<Sample>, DataError> {
+pub fn samples(path: &Path, inputs: &[Input]) -> Result<Vec<Sample>, DataError> {
     if !fs::metadata(path).map_err(|error| DataErrorKind::from(error).at(path))?.is_dir() {
         return match extension(path) {
             "npz" | "npy" | "pb" => Ok(vec![Sample::of(path.to_owned(), [path.to_owned()])]),
             _ => Err(DataErrorKind::Kind.at(path)),
         };
     }
-    let found = folder(path)?;
+    let found = folder(path, inputs)?;
     if found.is_empty() { Err(DataErrorKind::Empty.at(path)) } else { Ok(found) }
 }
 
 /// The samples of a folder and, one below the other, of the folders in it.
-fn folder(path: &Path) -> Result<Vec<Sample>, DataError> {
+fn folder(path: &Path, inputs: &[Input]) -> Result<Vec<Sample>, DataError> {
     let mut entries = fs::read_dir(path)
         .and_then(|entries| {
             entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>()
@@ -154,7 +171,7 @@ fn folder(path: &Path) -> Result<Vec<Sample>, DataError> {
         match extension(&entry) {
             // Folders by link are left alone: they could lead in circles.
             _ if fs::symlink_metadata(&entry).is_ok_and(|entry| entry.is_dir()) => {
-                samples.extend(folder(&entry)?)
+                samples.extend(folder(&entry, inputs)?)
             }
             "npz" => samples.push(Sample::of(entry.clone(), [entry])),
             "npy" => parts.push(entry),
@@ -162,7 +179,14 @@ fn folder(path: &Path) -> Result<Vec<Sample>, DataError> {
             _ => {}
         }
     }
-    if !parts.is_empty() {
+    let alone = |part: &PathBuf| {
+        extension(part) == "npy"
+            && !inputs.iter().any(|input| part.file_stem() == Some(OsStr::new(&input.name)))
+    };
+    if inputs.len() == 1 && parts.iter().all(alone) {
+        let parts = parts.into_iter().map(|part| Sample::of(part.clone(), [part]));
+        samples.splice(0..0, parts);
+    } else if !parts.is_empty() {
         samples.insert(0, Sample::of(path.to_owned(), parts));
     }
     Ok(samples)
@@ -341,7 +365,9 @@ mod tests {
 
     #[test]
     fn an_archive_fits_its_model_and_no_other() {
-        let [sample] = &samples(&fixture("decorated.feed.npz")).unwrap()[..] else { panic!("one sample") };
+        let [sample] = &samples(&fixture("decorated.feed.npz"), &[]).unwrap()[..] else {
+            panic!("one sample")
+        };
         let named = sample.load(&[input("x", ElementType::Float, &[1, 4])]).unwrap();
         assert_eq!(named[0].1.shape(), [1, 4]);
         let kind = |inputs: &[Input]| sample.load(inputs).unwrap_err().kind;
@@ -378,13 +404,22 @@ mod tests {
                 fs::write(place(set).join(file), tensor.encode_to_vec()).unwrap();
             }
         }
-        let found = samples(folder.path()).unwrap();
+        let found = samples(folder.path(), &[]).unwrap();
         let names: Vec<_> = found.iter().map(|sample| sample.path.file_name().unwrap().to_owned()).collect();
         assert_eq!(names, ["test_data_set_9", "test_data_set_10"]);
         let named = found[0].load(&[input("x", ElementType::Float, &[1])]).unwrap();
         assert_eq!((&*named[0].0, named[0].1.single_f64()), ("x", Some(2.0)));
 
+        for file in ["b.npy", "a.npy"] {
+            fs::write(place(file), "").unwrap();
+        }
+        let count = |names: &[&str]| {
+            let inputs: Vec<Input> = names.iter().map(|name| input(name, ElementType::Float, &[1])).collect();
+            samples(folder.path(), &inputs).unwrap().len()
+        };
+        assert_eq!((count(&["x"]), count(&["a"]), count(&["a", "b"])), (4, 3, 3));
+
         let empty = tempfile::tempdir().unwrap();
-        assert!(matches!(samples(empty.path()).unwrap_err().kind, DataErrorKind::Empty));
+        assert!(matches!(samples(empty.path(), &[]).unwrap_err().kind, DataErrorKind::Empty));
     }
 }

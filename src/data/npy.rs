@@ -1,6 +1,6 @@
 //! NumPy's array files: `.npy`, and `.npz`, which is a zip of them.
 
-use std::io::{Read, Seek};
+use std::io::{Cursor, Read, Seek};
 
 use bytes::Bytes;
 use onnx_opt_ir::{ElementType, Tensor};
@@ -57,19 +57,7 @@ pub fn read_npz(
 /// # Errors
 /// If it is malformed, or of a type that no tensor has.
 pub fn read_npy(mut reader: impl Read, expected: Option<ElementType>) -> Result<Tensor, NpyError> {
-    let mut start = [0; 8];
-    reader.read_exact(&mut start).map_err(|_| NpyError::Header("it is too short"))?;
-    let [magic @ .., major, _minor] = start;
-    if magic != *b"\x93NUMPY" {
-        return Err(NpyError::Header("the first bytes are others"));
-    }
-    let mut length = [0; 4];
-    let width = if major == 1 { 2 } else { 4 };
-    reader.read_exact(&mut length[..width])?;
-    let mut header = Vec::new();
-    reader.by_ref().take(u64::from(u32::from_le_bytes(length))).read_to_end(&mut header)?;
-    let header = Header::parse(&String::from_utf8_lossy(&header))?;
-
+    let header = Header::read(&mut reader)?;
     let needed = header.byte_len().ok_or(NpyError::Header("its shape is too large"))?;
     // One byte more than needed shows whether there is too much; memory is taken only for what is there.
     let mut data = Vec::new();
@@ -80,7 +68,68 @@ pub fn read_npy(mut reader: impl Read, expected: Option<ElementType>) -> Result<
     header.tensor(data, expected)
 }
 
+/// The shape of a `.npy` array.
+///
+/// # Errors
+/// If its header is malformed.
+pub(super) fn read_shape(mut reader: impl Read) -> Result<Vec<usize>, NpyError> {
+    Ok(Header::read(&mut reader)?.shape)
+}
+
+/// A `.npy` array, read a few rows at a time, so that it takes no more memory than those.
+pub(super) struct Rows {
+    /// Of what is left.
+    header: Header,
+    reader: Box<dyn Read>,
+}
+
+impl Rows {
+    /// Reads the header.
+    pub fn open(mut reader: Box<dyn Read>) -> Result<Self, NpyError> {
+        let mut header = Header::read(&mut reader)?;
+        if header.fortran_order && header.shape.len() > 1 {
+            // Its rows do not lie together.
+            let needed = header.byte_len().ok_or(NpyError::Header("its shape is too large"))?;
+            let mut data = Vec::new();
+            reader.take(needed as u64).read_to_end(&mut data)?;
+            if data.len() != needed {
+                return Err(NpyError::Length { found: data.len(), needed });
+            }
+            reader = Box::new(Cursor::new(row_major(&data, &header.shape, header.width)));
+        }
+        header.fortran_order = false;
+        Ok(Self { header, reader })
+    }
+
+    /// All of an array of any number of axes.
+    pub fn all(&mut self, expected: Option<ElementType>) -> Result<Tensor, NpyError> {
+        self.take(self.header.clone(), expected)
+    }
+
+    /// The next so many rows.
+    pub fn next(&mut self, rows: usize, expected: Option<ElementType>) -> Result<Tensor, NpyError> {
+        let mut header = self.header.clone();
+        match (header.shape.first_mut(), self.header.shape.first_mut()) {
+            (Some(taken), Some(left)) if rows <= *left => (*taken, *left) = (rows, *left - rows),
+            _ => return Err(NpyError::Header("it has fewer rows")),
+        }
+        self.take(header, expected)
+    }
+
+    /// What a header says comes next.
+    fn take(&mut self, header: Header, expected: Option<ElementType>) -> Result<Tensor, NpyError> {
+        let needed = header.byte_len().ok_or(NpyError::Header("its shape is too large"))?;
+        let mut data = Vec::new();
+        self.reader.by_ref().take(needed as u64).read_to_end(&mut data)?;
+        if data.len() != needed {
+            return Err(NpyError::Length { found: data.len(), needed });
+        }
+        header.tensor(data, expected)
+    }
+}
+
 /// What the header of an array says.
+#[derive(Clone)]
 struct Header {
     big_endian: bool,
     /// The letter of NumPy's type string.
@@ -92,6 +141,21 @@ struct Header {
 }
 
 impl Header {
+    fn read(reader: &mut impl Read) -> Result<Self, NpyError> {
+        let mut start = [0; 8];
+        reader.read_exact(&mut start).map_err(|_| NpyError::Header("it is too short"))?;
+        let [magic @ .., major, _minor] = start;
+        if magic != *b"\x93NUMPY" {
+            return Err(NpyError::Header("the first bytes are others"));
+        }
+        let mut length = [0; 4];
+        let width = if major == 1 { 2 } else { 4 };
+        reader.read_exact(&mut length[..width])?;
+        let mut header = Vec::new();
+        reader.by_ref().take(u64::from(u32::from_le_bytes(length))).read_to_end(&mut header)?;
+        Self::parse(&String::from_utf8_lossy(&header))
+    }
+
     fn parse(text: &str) -> Result<Self, NpyError> {
         let after = |key: &str| {
             let place = text.find(&format!("'{key}':"))?;
@@ -271,6 +335,25 @@ mod tests {
         let tensor = read_npy(&file[..], Some(ElementType::Int4)).unwrap();
         assert_eq!(tensor.to_i64().unwrap(), [1, 2, -1]);
         assert!(matches!(read_npy(&file[..], Some(ElementType::Float)), Err(NpyError::Type(_))));
+    }
+
+    #[test]
+    fn rows_are_read_as_they_are_asked_for() {
+        let data: Vec<u8> = (0..12).collect();
+        // Of a(i, j, k) at i + 3j + 6k in the other order.
+        for (fortran, expected) in [(false, [4, 5, 6, 7]), (true, [1, 7, 4, 10])] {
+            let file = npy("|u1", fortran, "(3, 2, 2)", &data);
+            let mut rows = Rows::open(Box::new(Cursor::new(file))).unwrap();
+            assert_eq!(rows.next(1, None).unwrap().shape(), [1, 2, 2]);
+            let second = rows.next(1, None).unwrap().to_i64().unwrap();
+            assert_eq!(second, expected);
+            assert!(rows.next(2, None).is_err());
+            assert_eq!(rows.next(1, None).unwrap().len(), 4);
+            assert!(rows.next(1, None).is_err());
+        }
+        let short = npy("<f4", false, "(2,)", &[0; 4]);
+        let mut rows = Rows::open(Box::new(Cursor::new(short))).unwrap();
+        assert!(rows.next(1, None).is_ok() && matches!(rows.next(1, None), Err(NpyError::Length { .. })));
     }
 
     #[test]

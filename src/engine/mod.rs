@@ -2,6 +2,7 @@
 //! for. Nothing outside this folder calls a foreign engine.
 
 mod branches;
+mod choice;
 pub mod known_errors;
 pub mod onnxruntime;
 pub mod quantize_kernel;
@@ -13,6 +14,7 @@ use std::sync::Once;
 
 use onnx_opt_ir::engine::EngineError;
 
+pub use choice::{Engine, EngineChoice};
 pub use onnxruntime::OrtExecutor;
 pub use tract::{TractEval, TractExecutor};
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use bytes::Bytes;
-use onnx_opt_ir::engine::{EngineError, Executor};
+use onnx_opt_ir::engine::{EngineError, Executor, Named, Runner};
 use onnx_opt_ir::{ElementType, Tensor};
 use ort::environment::Environment;
 use ort::memory::Allocator;
@@ -21,10 +21,11 @@ const ENGINE: &str = "onnxruntime";
 /// Environment variable with the path of the library.
 pub const LIBRARY_VARIABLE: &str = "ORT_DYLIB_PATH";
 
-/// Runs models with onnxruntime on one thread.
+/// Runs models with onnxruntime, on one thread unless told otherwise.
 pub struct OrtExecutor {
     environment: Environment,
     level: GraphOptimizationLevel,
+    threads: usize,
 }
 
 fn failed(reason: impl std::fmt::Display) -> EngineError {
@@ -66,7 +67,7 @@ impl OrtExecutor {
                     shared.insert(environment).clone()
                 }
             };
-            Ok(Self { environment, level: GraphOptimizationLevel::Disable })
+            Ok(Self { environment, level: GraphOptimizationLevel::Disable, threads: 1 })
         })
     }
 
@@ -74,6 +75,12 @@ impl OrtExecutor {
     #[must_use]
     pub fn optimized(self) -> Self {
         Self { level: GraphOptimizationLevel::All, ..self }
+    }
+
+    /// With so many threads for one node.
+    #[must_use]
+    pub fn threads(self, threads: usize) -> Self {
+        Self { threads, ..self }
     }
 
     /// A session of a model.
@@ -85,7 +92,7 @@ impl OrtExecutor {
             .map_err(failed)?
             .with_optimization_level(self.level)
             .map_err(failed)?
-            .with_intra_threads(1)
+            .with_intra_threads(self.threads)
             .map_err(failed)?;
         builder.commit_from_memory(model).map_err(refused)
     }
@@ -95,10 +102,7 @@ impl OrtExecutor {
 ///
 /// # Errors
 /// If a type is not a tensor of numbers or strings, or the run fails.
-pub fn run_session(
-    session: &mut Session,
-    inputs: &[(String, Tensor)],
-) -> Result<Vec<(String, Tensor)>, EngineError> {
+pub fn run_session(session: &mut Session, inputs: &[(String, Tensor)]) -> Result<Named, EngineError> {
     let names: Vec<String> = session.outputs().iter().map(|output| output.name().to_owned()).collect();
     let mut operands: Vec<(String, SessionInputValue<'_>)> = Vec::with_capacity(inputs.len());
     for (name, tensor) in inputs {
@@ -118,8 +122,20 @@ impl Executor for OrtExecutor {
         ENGINE
     }
 
-    fn run(&self, model: &[u8], inputs: &[(String, Tensor)]) -> Result<Vec<(String, Tensor)>, EngineError> {
-        guarded(ENGINE, || run_session(&mut self.session(model)?, inputs))
+    fn prepare<'a>(&'a self, model: &[u8]) -> Result<Box<dyn Runner + 'a>, EngineError> {
+        let session = guarded(ENGINE, || self.session(model))?;
+        Ok(Box::new(OrtRunner { session }))
+    }
+}
+
+/// A session.
+struct OrtRunner {
+    session: Session,
+}
+
+impl Runner for OrtRunner {
+    fn run(&mut self, inputs: &[(String, Tensor)]) -> Result<Named, EngineError> {
+        guarded(ENGINE, || run_session(&mut self.session, inputs))
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use onnx_opt_ir::engine::{ConstEval, EngineError, Executor};
+use onnx_opt_ir::engine::{ConstEval, EngineError, Executor, Named, Runner};
 use onnx_opt_ir::graph::Producer;
 use onnx_opt_ir::{Context, ElementType, Graph, Model, Node, NodeId, Tensor, export, export_node, import};
 use onnx_opt_proto::{ModelProto, TensorProto, encode, for_each_tensor, read_bytes};
@@ -260,8 +260,9 @@ fn message_of(node: &Node) -> Result<pb::NodeProto, EngineError> {
     pb::NodeProto::decode(message.encode_to_vec().as_slice()).map_err(failed)
 }
 
-/// A model that failed is tried in other ways for so long.
+/// A model that failed is tried in other ways for so long, or longer if it will run many times.
 const PATIENCE: Duration = Duration::from_secs(3);
+const LONG_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How tract goes about a model.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -270,17 +271,27 @@ enum Plan {
     AsIs,
     /// Simplified by rules of its own.
     Simplified,
+    /// Put on its fastest kernels.
+    Optimized,
 }
 
-/// Runs models with tract, as they are where that works: analysed, not optimized.
+/// Runs models with tract, as they are where that works: analysed, not optimized, unless told so.
 pub struct TractExecutor {
     onnx: Onnx,
+    optimized: bool,
 }
 
 impl TractExecutor {
     /// The executor; one serves any number of models.
     pub fn new() -> Self {
-        Self { onnx: tract_onnx::onnx().with_ignore_output_types(true).with_ignore_value_info(true) }
+        let onnx = tract_onnx::onnx().with_ignore_output_types(true).with_ignore_value_info(true);
+        Self { onnx, optimized: false }
+    }
+
+    /// With tract's fastest kernels, for models that run many times. Loading takes longer.
+    #[must_use]
+    pub fn optimized(self) -> Self {
+        Self { optimized: true, ..self }
     }
 
     /// Refuses what tract cannot do or gets wrong.
@@ -314,7 +325,7 @@ impl TractExecutor {
     }
 
     /// The model in tract's schema, freed of what tract cannot read.
-    fn prepare(&self, bytes: &[u8]) -> Result<pb::ModelProto, EngineError> {
+    fn read(&self, bytes: &[u8]) -> Result<pb::ModelProto, EngineError> {
         let document = read_bytes(Bytes::copy_from_slice(bytes)).map_err(failed)?;
         let untouched = document.model.clone();
         let mut model = import(document).map_err(failed)?;
@@ -338,19 +349,19 @@ impl TractExecutor {
         }
     }
 
-    /// Runs, where `constants` says so, with the inputs that are no floats as constants.
-    fn attempt(
+    /// Loads a model for inputs of these types and shapes; where `constants` says so, with the inputs that are no
+    /// floats as constants.
+    fn load(
         &self,
         proto: &pb::ModelProto,
         inputs: &[(String, Tensor)],
         constants: bool,
         plan: Plan,
-    ) -> Result<Vec<(String, Tensor)>, EngineError> {
+    ) -> Result<Loaded, EngineError> {
         let mut proto = proto.clone();
         let graph = proto.graph.as_mut().ok_or_else(|| failed("no graph"))?;
-        let mut given: Vec<(usize, Arc<tract_onnx::prelude::Tensor>)> = Vec::new();
+        let (mut given, mut fixed) = (Vec::new(), Vec::new());
         let initialized: Vec<String> = graph.initializer.iter().map(|tensor| tensor.name.clone()).collect();
-        let mut position = 0;
         for input in &graph.input {
             let tensor = inputs.iter().find(|(name, _)| *name == input.name).map(|(_, tensor)| tensor);
             let has_default = initialized.contains(&input.name);
@@ -363,34 +374,124 @@ impl TractExecutor {
                         pb::TensorProto::decode(message.encode_to_vec().as_slice()).map_err(failed)?;
                     graph.initializer.retain(|other| other.name != input.name);
                     graph.initializer.push(message);
+                    fixed.push((input.name.clone(), tensor.clone()));
                 }
                 Some(tensor) => {
-                    given.push((position, Arc::new(to_tract(tensor)?)));
-                    position += 1;
+                    given.push((input.name.clone(), tensor.element(), tensor.shape().to_vec()));
                 }
             }
         }
-        let names: Vec<String> = graph.output.iter().map(|output| output.name.clone()).collect();
+        let outputs: Vec<String> = graph.output.iter().map(|output| output.name.clone()).collect();
         let parsed = self.onnx.parse(&proto, None).map_err(tract_failed)?;
         if let Some(missing) = parsed.unresolved_inputs.first() {
             return Err(failed(format!("nothing produces `{missing}`")));
         }
         let mut model = parsed.model;
-        for (index, tensor) in &given {
-            let fact = InferenceFact::dt_shape(tensor.datum_type(), tensor.shape());
-            model.set_input_fact(*index, fact).map_err(tract_failed)?;
+        for (index, (_, element, shape)) in given.iter().enumerate() {
+            let datum = datum_type(*element).ok_or_else(|| unsupported(format!("tensors of {element}")))?;
+            model.set_input_fact(index, InferenceFact::dt_shape(datum, shape)).map_err(tract_failed)?;
         }
         let mut model = model.into_typed().map_err(tract_failed)?;
-        if plan == Plan::Simplified {
-            model.declutter().map_err(tract_failed)?;
+        match plan {
+            Plan::AsIs => {}
+            Plan::Simplified => model.declutter().map_err(tract_failed)?,
+            Plan::Optimized => model = model.into_optimized().map_err(tract_failed)?,
         }
         let plan = TypedSimplePlan::new(model).map_err(tract_failed)?;
-        let operands = given.into_iter().map(|(_, tensor)| tensor.into_tvalue()).collect();
-        let results = plan.run(operands).map_err(tract_failed)?;
-        if results.len() != names.len() {
-            return Err(failed(format!("{} results for {} outputs", results.len(), names.len())));
+        Ok(Loaded { given, fixed, outputs, plan })
+    }
+}
+
+/// A model that tract has loaded for inputs of certain types and shapes.
+struct Loaded {
+    /// Inputs in the order of tract.
+    given: Vec<(String, ElementType, Vec<usize>)>,
+    /// Inputs that became constants.
+    fixed: Named,
+    outputs: Vec<String>,
+    plan: Arc<TypedSimplePlan>,
+}
+
+impl Loaded {
+    /// The inputs in the order of tract, if it was loaded for such.
+    fn arrange<'a>(&self, inputs: &'a [(String, Tensor)]) -> Option<Vec<&'a Tensor>> {
+        let find = |name: &str| inputs.iter().find(|(found, _)| found == name).map(|(_, tensor)| tensor);
+        if inputs.len() != self.given.len() + self.fixed.len()
+            || self.fixed.iter().any(|(name, tensor)| find(name) != Some(tensor))
+        {
+            return None;
         }
-        names.into_iter().zip(&results).map(|(name, result)| Ok((name, from_tract(result)?))).collect()
+        let given = self.given.iter().map(|(name, element, shape)| {
+            find(name).filter(|tensor| tensor.element() == *element && tensor.shape() == shape)
+        });
+        given.collect()
+    }
+
+    fn run(&self, operands: &[&Tensor]) -> Result<Named, EngineError> {
+        let operands = operands.iter().map(|tensor| Ok(to_tract(tensor)?.into_tvalue()));
+        let operands = operands.collect::<Result<TVec<TValue>, EngineError>>()?;
+        let results = self.plan.run(operands).map_err(tract_failed)?;
+        if results.len() != self.outputs.len() {
+            return Err(failed(format!("{} results for {} outputs", results.len(), self.outputs.len())));
+        }
+        let outputs = self.outputs.iter().zip(&results);
+        outputs.map(|(name, result)| Ok((name.clone(), from_tract(result)?))).collect()
+    }
+}
+
+/// A model that tract has read, and, as far as inputs keep their shapes, loaded.
+struct TractRunner<'a> {
+    executor: &'a TractExecutor,
+    proto: pb::ModelProto,
+    loaded: Option<Loaded>,
+    /// The way that worked last.
+    way: Option<(bool, Plan)>,
+}
+
+impl TractRunner<'_> {
+    /// Ways to try in order. Shapes and axes must be constants for tract; what failed with variables may work with
+    /// constants.
+    fn ways(&self) -> Vec<(bool, Plan)> {
+        let plans: &[Plan] = match self.executor.optimized {
+            true => &[Plan::Optimized, Plan::AsIs],
+            false => &[Plan::AsIs, Plan::Simplified],
+        };
+        let ways = plans.iter().flat_map(|&plan| [(false, plan), (true, plan)]);
+        self.way.into_iter().chain(ways.filter(|way| Some(*way) != self.way)).collect()
+    }
+}
+
+impl Runner for TractRunner<'_> {
+    fn run(&mut self, inputs: &[(String, Tensor)]) -> Result<Named, EngineError> {
+        if let Some(loaded) = &self.loaded
+            && let Some(operands) = loaded.arrange(inputs)
+        {
+            return guarded(ENGINE, || loaded.run(&operands));
+        }
+        self.loaded = None;
+        let whole = inputs.iter().any(|(_, tensor)| !tensor.element().is_float());
+        let begin = Instant::now();
+        let patience = if self.executor.optimized { LONG_PATIENCE } else { PATIENCE };
+        let mut first = None;
+        for (constants, plan) in self.ways() {
+            if constants && !whole || first.is_some() && begin.elapsed() > patience {
+                continue;
+            }
+            let attempt = guarded(ENGINE, || {
+                let loaded = self.executor.load(&self.proto, inputs, constants, plan)?;
+                let operands =
+                    loaded.arrange(inputs).ok_or_else(|| failed("an input that the model has not"))?;
+                Ok((loaded.run(&operands)?, loaded))
+            });
+            match attempt {
+                Ok((outputs, loaded)) => {
+                    (self.loaded, self.way) = (Some(loaded), Some((constants, plan)));
+                    return Ok(outputs);
+                }
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        Err(first.unwrap_or_else(|| failed("nothing was tried")))
     }
 }
 
@@ -405,24 +506,9 @@ impl Executor for TractExecutor {
         ENGINE
     }
 
-    fn run(&self, model: &[u8], inputs: &[(String, Tensor)]) -> Result<Vec<(String, Tensor)>, EngineError> {
-        let proto = guarded(ENGINE, || self.prepare(model))?;
-        let whole = inputs.iter().any(|(_, tensor)| !tensor.element().is_float());
-        let begin = Instant::now();
-        let mut first = None;
-        // Shapes and axes must be constants for tract; what failed with variables may work with constants.
-        for (constants, plan) in
-            [(false, Plan::AsIs), (true, Plan::AsIs), (false, Plan::Simplified), (true, Plan::Simplified)]
-        {
-            if constants && !whole || first.is_some() && begin.elapsed() > PATIENCE {
-                continue;
-            }
-            match guarded(ENGINE, || self.attempt(&proto, inputs, constants, plan)) {
-                Ok(outputs) => return Ok(outputs),
-                Err(error) => first = first.or(Some(error)),
-            }
-        }
-        Err(first.unwrap_or_else(|| failed("nothing was tried")))
+    fn prepare<'a>(&'a self, model: &[u8]) -> Result<Box<dyn Runner + 'a>, EngineError> {
+        let proto = guarded(ENGINE, || self.read(model))?;
+        Ok(Box::new(TractRunner { executor: self, proto, loaded: None, way: None }))
     }
 }
 

@@ -10,6 +10,7 @@ use onnx_opt_passes::prune::PruneError;
 use onnx_opt_proto::{ExternalError, ReadError, WriteError};
 use thiserror::Error;
 
+use crate::calibrate::{CalibrateError, FileError, MergeError};
 use crate::data::{DataError, DataErrorKind};
 use crate::interface::SizeError;
 use crate::similar::{did_you_mean, similar};
@@ -134,6 +135,33 @@ pub enum Error {
         /// The cause.
         source: ExternalError,
     },
+    /// A model cannot be made ready for integers.
+    #[error("{file}: {reason}")]
+    Unquantizable {
+        /// The file.
+        file: String,
+        /// Why.
+        reason: String,
+    },
+    /// A model cannot be calibrated.
+    #[error("{file}: {source}")]
+    Calibrate {
+        /// The file.
+        file: String,
+        /// Why.
+        source: CalibrateError,
+    },
+    /// A calibration cannot be read or written.
+    #[error(transparent)]
+    Calibration(#[from] FileError),
+    /// Calibrations that do not belong together.
+    #[error("{file} cannot be merged with what comes before: {source}")]
+    Merge {
+        /// The file.
+        file: String,
+        /// Why.
+        source: MergeError,
+    },
     /// A report cannot be printed.
     #[error("cannot print: {0}")]
     Print(io::Error),
@@ -174,9 +202,23 @@ impl Error {
             Self::Import { source: LoadError::Import(ImportError::External(_)), .. } => {
                 Some("external data must lie in the folder of the model, under the name that the model gives")
             }
-            Self::Data(DataError { kind: DataErrorKind::Missing(_), .. }) => {
+            Self::Data(DataError { kind: DataErrorKind::Missing(_), .. })
+            | Self::Calibrate {
+                source: CalibrateError::Data(DataError { kind: DataErrorKind::Missing(_), .. }),
+                ..
+            } => {
                 Some("a sample names its tensors as the model does its inputs: `onnx-opt inspect` lists them")
             }
+            Self::Calibrate { source: CalibrateError::NoData, .. } => {
+                Some("name samples with --data; --random 16 draws some, which say little about real ones")
+            }
+            Self::Calibrate { source: CalibrateError::NotANumber { .. }, .. } => {
+                Some("look at that sample, or leave the value out with --skip-values")
+            }
+            Self::Calibrate { source: CalibrateError::Engine(_) | CalibrateError::NoLibrary, .. } => {
+                Some("try --engine onnxruntime --ort-lib PATH")
+            }
+            Self::Merge { .. } => Some("calibrate every shard with the same model and options"),
             Self::Refused { .. } => {
                 Some("please report this; --skip NAME leaves a pass or rule out, -O0 all")
             }

@@ -11,7 +11,8 @@ use std::time::Instant;
 
 use onnx_opt_ir::{Model, export};
 use onnx_opt_passes::prune::DeadChannels;
-use onnx_opt_passes::{PassContext, PassError, PassManager, pipeline};
+use onnx_opt_passes::quantize::prepare;
+use onnx_opt_passes::{PassContext, PassError, PassManager, Target, pipeline};
 use onnx_opt_proto::{ModelProto, OperatorSetIdProto};
 use prost::Message;
 
@@ -35,6 +36,8 @@ pub use original::{Loaded, load};
 pub trait Listener {
     /// A stage begins.
     fn stage(&self, name: &'static str);
+    /// So much of so much of the stage is done, where that is known.
+    fn progress(&self, _done: usize, _all: usize) {}
     /// The model after the pass of [`Options::print_after`].
     fn after_pass(&self, pass: &str, model: &Model);
 }
@@ -200,6 +203,24 @@ pub fn optimize_with(
         left_out,
         notes,
     })
+}
+
+/// The float model that is quantized and whose values are calibrated: optimized at a level, and put as the target wants
+/// it for integers.
+///
+/// # Errors
+/// If it cannot be read, is not a legal graph, or a pass fails.
+pub fn float_model(source: &Source, level: u8, target: &Target) -> Result<Model, Error> {
+    let mut model = load(source)?.model;
+    let engine = TractEval::new();
+    let context = PassContext { target: target.clone(), const_eval: Some(&engine), ..PassContext::default() };
+    let failed = |source_error| Error::Passes { file: source.name(), source: source_error };
+    pipeline(level).run(&mut model, &context, |_, _| {}).map_err(failed)?;
+    if let Some(profile) = target.quantization() {
+        prepare(&mut model, &profile)
+            .map_err(|error| Error::Unquantizable { file: source.name(), reason: error.to_string() })?;
+    }
+    Ok(model)
 }
 
 /// What of a model could be pruned when it is optimized by a level, and what not and why.

@@ -160,10 +160,15 @@ impl Trial {
             samples.push(Sample::of_inputs(&self.files));
         }
         for path in &self.data {
-            samples.extend(data::samples(path)?);
+            samples.extend(data::samples(path, &inputs)?);
         }
-        for sample in samples.iter().take(limit) {
-            options.data.push(sample.load(&inputs)?);
+        for sample in &samples {
+            if options.data.len() == limit {
+                break;
+            }
+            for set in sample.feeds(&inputs)?.take(limit - options.data.len()) {
+                options.data.push(set?);
+            }
         }
         Ok(options)
     }

@@ -4,14 +4,13 @@
 //! the operator or the limit that stands in the way.
 
 mod bisect;
-mod child;
 pub mod compare;
 pub mod inputs;
+mod judge;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use onnx_opt_proto::{GraphProto, ModelProto, NodeProto, temporary_prefix, write_stream};
@@ -19,12 +18,15 @@ use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
 pub use bisect::bisect;
-pub use child::{Engine, serve};
-use child::{Request, SUBCOMMAND, Verdict, encode_set, own_program};
 pub use compare::OutputReport;
 pub use inputs::InputSet;
+pub(crate) use judge::Request;
+use judge::{Verdict, encode_set};
 
+pub use crate::child::serve;
+use crate::child::{self, Limits};
 use crate::engine::OrtExecutor;
+pub use crate::engine::{Engine, EngineChoice};
 
 /// Beyond these, tract would take more than about ten seconds: reading a model takes time by the square of its nodes.
 const TRACT_NODES: usize = 4_000;
@@ -34,18 +36,6 @@ const ORT_BYTES: usize = 1_900 << 20;
 
 /// Where a model quantizes, rounding that differs in the last bit may move a value by a step: four of 255 are allowed.
 const QUANTIZED_TOLERANCE: f64 = 4.0 / 255.0;
-
-/// Which engines may run the models.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum EngineChoice {
-    /// tract, then onnxruntime for what tract cannot run, if its library is known.
-    #[default]
-    Auto,
-    /// tract alone.
-    Tract,
-    /// onnxruntime alone.
-    OnnxRuntime,
-}
 
 /// How to verify.
 #[derive(Clone, Debug)]
@@ -167,7 +157,6 @@ fn attempt(
         original: folder.path().join("original.onnx"),
         optimized: folder.path().join("optimized.onnx"),
         data: Vec::new(),
-        answer: folder.path().join("answer.json"),
         engine: Engine::Tract,
         seeds: options.seeds,
         seed: options.seed,
@@ -178,7 +167,6 @@ fn attempt(
             .or(quantizes(original).then_some(QUANTIZED_TOLERANCE))
             .map(|tolerance| tolerance.min(f64::MAX)),
         seconds: options.time_limit.as_secs().max(1),
-        memory: options.memory_limit,
     };
     for (model, path) in [(original, &request.original), (optimized, &request.optimized)] {
         let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
@@ -193,11 +181,8 @@ fn attempt(
     let mut broken = None;
     for engine in engines {
         request.engine = engine;
-        let name = match request.engine {
-            Engine::Tract => "tract",
-            Engine::OnnxRuntime(_) => "onnxruntime",
-        };
-        match ask(&request, options)? {
+        let name = request.engine.name();
+        match ask(&request, options) {
             Verdict::Compared { outputs, runs, condition } => {
                 report.outputs = outputs;
                 report.engine = name.to_owned();
@@ -304,46 +289,11 @@ fn quantizes(model: &ModelProto) -> bool {
 }
 
 /// Runs the judge in a process of its own.
-fn ask(request: &Request, options: &VerifyOptions) -> anyhow::Result<Verdict> {
-    let Some(program) = options.program.clone().or_else(own_program) else {
-        return Ok(Verdict::Cannot(
-            "no program is known that runs models in a process of its own".to_owned(),
-        ));
-    };
-    let mut child = Command::new(program)
-        .arg(SUBCOMMAND)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
-    let _ = std::fs::remove_file(&request.answer);
-    let text = serde_json::to_vec(request)?;
-    if let Some(mut input) = child.stdin.take() {
-        // A child that ended early closed its end; its exit says why.
-        let _ = input.write_all(&text);
-    }
-    let begin = Instant::now();
-    let limit = options.time_limit.max(Duration::from_secs(1));
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break status;
-        }
-        if begin.elapsed() > limit {
-            child.kill()?;
-            child.wait()?;
-            return Ok(Verdict::Cannot(format!("no result within {} s", limit.as_secs())));
-        }
-        std::thread::sleep(Duration::from_millis(3));
-    };
-    Ok(answer(&request.answer, status))
-}
-
-fn answer(path: &Path, status: ExitStatus) -> Verdict {
-    let text = std::fs::read(path).ok().filter(|_| status.success());
-    match text.and_then(|text| serde_json::from_slice(&text).ok()) {
-        Some(verdict) => verdict,
-        None => Verdict::Cannot(format!("the engine crashed or ran out of memory ({status})")),
-    }
+fn ask(request: &Request, options: &VerifyOptions) -> Verdict {
+    let time = Some(options.time_limit.max(Duration::from_secs(1)));
+    let limits = Limits { memory: options.memory_limit, time, silence: None };
+    child::perform(request, &limits, options.program.as_deref(), &|_, _| {})
+        .unwrap_or_else(|error| Verdict::Cannot(error.to_string()))
 }
 
 #[cfg(test)]
@@ -379,7 +329,6 @@ mod tests {
             original: PathBuf::new(),
             optimized: PathBuf::new(),
             data: vec![],
-            answer: PathBuf::new(),
             engine: Engine::Tract,
             seeds: 3,
             seed: 0,
@@ -387,12 +336,11 @@ mod tests {
             shapes: BTreeMap::new(),
             tolerance: None,
             seconds: 60,
-            memory: 0,
         }
     }
 
     fn verdict(a: &ModelProto, b: &ModelProto, data: &[InputSet]) -> Verdict {
-        child::judge(&request(), &encode(a), &encode(b), data)
+        judge::judge(&request(), &encode(a), &encode(b), data)
     }
 
     fn judged(a: &ModelProto, b: &ModelProto) -> Status {

@@ -1,11 +1,7 @@
-//! The judge: runs both models on the same inputs and compares. It works in a process of its own, with limits on
-//! time and memory, because engines may hang, run out of memory or abort on a model.
+//! The judge: runs both models on the same inputs and compares, in a process of its own.
 
 use std::collections::{BTreeMap, HashSet};
-use std::io::Read as _;
 use std::path::PathBuf;
-use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,46 +14,17 @@ use serde::{Deserialize, Serialize};
 
 use super::compare::{OutputReport, compare};
 use super::inputs::{InputSet, InputSpec, generate, input_specs, perturbed, plans};
-use crate::engine::{OrtExecutor, TractExecutor};
+use crate::child::{Task, Tell};
+use crate::engine::Engine;
 use crate::interface::{Size, set_sizes};
-
-/// Argument with which a program is started as the judge.
-pub(super) const SUBCOMMAND: &str = "__verify";
-
-/// Whether this program can be its own judge.
-static SERVES: AtomicBool = AtomicBool::new(false);
-
-/// The judge, if this process was started as one: to be called first in `main`, which then returns the exit code. It
-/// also tells [`verify`](super::verify) that this program may be started as its judge.
-pub fn serve() -> Option<ExitCode> {
-    SERVES.store(true, Ordering::Relaxed);
-    let asked = std::env::args_os().nth(1).is_some_and(|argument| argument == SUBCOMMAND);
-    asked.then(child_main)
-}
-
-/// The running program, if it can be started as the judge.
-pub(super) fn own_program() -> Option<PathBuf> {
-    SERVES.load(Ordering::Relaxed).then(std::env::current_exe)?.ok()
-}
-
-/// One of the engines.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Engine {
-    /// tract, built in.
-    Tract,
-    /// onnxruntime from this library.
-    OnnxRuntime(PathBuf),
-}
 
 /// What the judge is asked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Request {
+pub(crate) struct Request {
     pub original: PathBuf,
     pub optimized: PathBuf,
     /// Input sets as encoded graphs whose initializers are the inputs.
     pub data: Vec<PathBuf>,
-    /// Where the answer goes.
-    pub answer: PathBuf,
     pub engine: Engine,
     pub seeds: usize,
     pub seed: u64,
@@ -65,13 +32,11 @@ pub(super) struct Request {
     pub shapes: BTreeMap<String, Vec<usize>>,
     pub tolerance: Option<f64>,
     pub seconds: u64,
-    /// Bytes of address space, 0 for no limit.
-    pub memory: u64,
 }
 
 /// What the judge found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// Both models ran; the outputs say how far they are apart. `condition` is set where what differs is the original's
     /// own doing: it moves as much under rounding of its inputs, or draws random numbers.
     Compared { outputs: Vec<OutputReport>, runs: usize, condition: Option<String> },
@@ -81,46 +46,16 @@ pub(super) enum Verdict {
     Broken(String),
 }
 
-/// Reads the request from standard input and writes the answer to the file that it names.
-fn child_main() -> ExitCode {
-    let run = || -> anyhow::Result<()> {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text)?;
-        let request: Request = serde_json::from_str(&text)?;
-        limit(&request);
-        let original = std::fs::read(&request.original)?;
-        let optimized = std::fs::read(&request.optimized)?;
-        let data = request.data.iter().map(read_set).collect::<anyhow::Result<Vec<_>>>()?;
-        let verdict = judge(&request, &original, &optimized, &data);
-        std::fs::write(&request.answer, serde_json::to_vec(&verdict)?)?;
-        Ok(())
-    };
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
+impl Task for Request {
+    const NAME: &'static str = "verify";
+    type Answer = Verdict;
 
-/// Limits memory and time of this process.
-fn limit(request: &Request) {
-    #[cfg(unix)]
-    {
-        let set = |resource, value: u64| {
-            let bound = libc::rlimit { rlim_cur: value, rlim_max: value };
-            // SAFETY: the call reads one structure that lives here. Where it fails, the parent's clock remains.
-            unsafe { libc::setrlimit(resource, &bound) };
-        };
-        if request.memory > 0 {
-            set(libc::RLIMIT_AS, request.memory);
-        }
-        // Several threads count together; the parent's clock is the finer limit.
-        set(libc::RLIMIT_CPU, request.seconds.saturating_mul(8).saturating_add(8));
+    fn perform(self, _: &Tell) -> anyhow::Result<Verdict> {
+        let original = std::fs::read(&self.original)?;
+        let optimized = std::fs::read(&self.optimized)?;
+        let data = self.data.iter().map(read_set).collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(judge(&self, &original, &optimized, &data))
     }
-    #[cfg(not(unix))]
-    let _ = request;
 }
 
 /// An input set as a graph whose initializers are the inputs.
@@ -138,12 +73,9 @@ fn read_set(path: &PathBuf) -> anyhow::Result<InputSet> {
 
 /// Runs both models and compares.
 pub(super) fn judge(request: &Request, original: &[u8], optimized: &[u8], data: &[InputSet]) -> Verdict {
-    let executor: Box<dyn Executor> = match &request.engine {
-        Engine::Tract => Box::new(TractExecutor::new()),
-        Engine::OnnxRuntime(library) => match OrtExecutor::new(library) {
-            Ok(executor) => Box::new(executor),
-            Err(error) => return Verdict::Cannot(error.to_string()),
-        },
+    let executor = match request.engine.exact() {
+        Ok(executor) => executor,
+        Err(error) => return Verdict::Cannot(error.to_string()),
     };
     let specs = match ModelProto::decode(original) {
         Ok(model) => input_specs(&model.graph.unwrap_or_default()),
