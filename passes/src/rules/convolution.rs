@@ -123,17 +123,18 @@ impl<'a> Convolution<'a> {
         if self.transposed { self.channel_of_first(index) } else { self.channel_of_second(index) }
     }
 
-    /// Its weight, multiplied where factors are not all one.
-    fn scaled_weight(
-        &self,
-        patch: &mut Patch,
-        affine: &Affine,
-        channel: impl Fn(usize) -> usize,
-    ) -> Result<Operand, Miss> {
+    /// Its weight, multiplied along the channels of the results, or else of the operand, where factors are not all one.
+    fn scaled_weight(&self, patch: &mut Patch, affine: &Affine, outputs: bool) -> Result<Operand, Miss> {
         if !affine.scales() {
             return Ok(self.weight.into());
         }
-        Ok(patch.constant(scaled(own_weight(self.graph, self.weight)?, &affine.scale, channel)?))
+        let weight = own_weight(self.graph, self.weight)?;
+        let scaled = if outputs == self.transposed {
+            scaled(weight, &affine.scale, self.places, |index| self.channel_of_second(index))
+        } else {
+            scaled(weight, &affine.scale, self.shape[1] * self.places, |index| self.channel_of_first(index))
+        };
+        Ok(patch.constant(scaled?))
     }
 
     /// A bias of the type of the weight.
@@ -167,7 +168,7 @@ fn take_in_after(site: &Site<'_>, y: ValueId) -> Rewrite {
     let channels = Channels { rank: convolution.shape.len(), axis: 1, count: convolution.outputs };
     let affine = Affine::read(site.graph, site.node(), y, &channels)?;
     let mut patch = Patch::new();
-    let weight = convolution.scaled_weight(&mut patch, &affine, |index| convolution.output_channel(index))?;
+    let weight = convolution.scaled_weight(&mut patch, &affine, true)?;
     let bias = if convolution.bias.is_some() || affine.shifts() {
         let values = bias_values(site.graph, convolution.bias, convolution.outputs)?;
         convolution.new_bias(&mut patch, affine.apply(&values))?
@@ -187,7 +188,7 @@ fn take_in_before(site: &Site<'_>, x: ValueId, y: ValueId) -> Rewrite {
     let channels = Channels::of(graph, x, 1, convolution.inputs)?;
     let affine = Affine::read(graph, before, x, &channels)?;
     let mut patch = Patch::new();
-    let weight = convolution.scaled_weight(&mut patch, &affine, |index| convolution.input_channel(index))?;
+    let weight = convolution.scaled_weight(&mut patch, &affine, false)?;
     let bias = if affine.shifts() {
         ensure(!convolution.transposed, "a transposed convolution does not sum over its whole kernel")?;
         ensure(convolution.is_unpadded(), "the padding is not shifted")?;

@@ -185,7 +185,8 @@ impl<'a> Linear<'a> {
             return Ok(self.weight.into());
         }
         let tensor = own_weight(self.graph, self.weight)?;
-        Ok(patch.constant(scaled(tensor, &affine.scale, |index| self.place(axis, index))?))
+        let run = self.shape[axis + 1..].iter().product();
+        Ok(patch.constant(scaled(tensor, &affine.scale, run, |index| self.place(axis, index))?))
     }
 
     /// The product of another operand and weight. With a bias in place of the old one it is a Gemm.
