@@ -1,9 +1,9 @@
 //! Signs and reciprocals that the operator behind them can take in.
 
-use onnx_opt_ir::ElementType;
+use onnx_opt_ir::{Attributes, ElementType};
 
 use super::facts::same_shape;
-use crate::rewrite::ensure;
+use crate::rewrite::{Patch, ensure, found, language::finish};
 
 rules! {
     /// x + (−y) = x − y.
@@ -11,6 +11,20 @@ rules! {
 
     /// x − (−y) = x + y.
     sub_neg [exact, since 7]: Sub(x, Neg(y)) => Add(x, y);
+
+    /// A sum of two is what other operators take in.
+    sum_of_two [exact, since 8, shared]: Sum(x, y) => Add(x, y);
+
+    /// Not(a > b) = a ≤ b, where no operand is out of order.
+    not_of_comparison [exact, since 12]: Not(Greater(a, b)) | Not(Less(a, b)) => do |site| {
+        let (a_type, integers) = (site.graph.element(a), [ElementType::Int32, ElementType::Int64]);
+        ensure(a_type.is_some_and(|a_type| integers.contains(&a_type)), "numbers may be in no order")?;
+        let (_, comparison, _) = found(site.graph.producer(site.input(0)?))?;
+        let opposite = if comparison.is("Greater") { "LessOrEqual" } else { "GreaterOrEqual" };
+        let mut patch = Patch::new();
+        let new = patch.node(opposite, [a, b], Attributes::new());
+        finish(site, patch, new)
+    };
 
     /// (1/x)·y = y/x, where that divides no more often.
     product_of_reciprocal [rounding, since 7]: Mul(Reciprocal(x), y) | Mul(Div(1.0, x), y) => Div(y, x)
@@ -47,7 +61,26 @@ pub fn examples() -> Vec<crate::testing::Example> {
             f.with_output(y)
         })
     };
+    let negated = |op_type: &'static str| {
+        Example::new("not_of_comparison", move |fires| {
+            let mut f = Fixture::new(13);
+            let element = if fires { ElementType::Int64 } else { ElementType::Float };
+            let sizes = || [onnx_opt_ir::Dim::fixed(3)];
+            let (x, z) = (f.typed_input("x", element, sizes()), f.typed_input("z", element, sizes()));
+            let t = f.op(op_type, &[x, z]);
+            let y = f.op("Not", &[t]);
+            f.with_output(y)
+        })
+    };
     vec![
+        negated("Greater"),
+        negated("Less"),
+        Example::new("sum_of_two", |fires| {
+            let mut f = Fixture::new(13);
+            let (x, z) = (f.input("x", &[2, 3]), f.input("z", &[3]));
+            let y = if fires { f.op("Sum", &[x, z]) } else { f.op("Sum", &[x, z, x]) };
+            f.with_output(y)
+        }),
         example("add_neg", "Add", "Mul"),
         example("sub_neg", "Sub", "Div"),
         reciprocal("Reciprocal"),

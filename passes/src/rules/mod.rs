@@ -27,6 +27,7 @@ mod product;
 pub mod quantize;
 pub mod recurrent;
 pub mod reduction;
+pub mod repeated;
 pub mod reshape;
 pub mod rotary;
 pub mod rows;
@@ -67,6 +68,7 @@ pub fn all() -> Vec<Box<dyn Rule>> {
     rules.extend(activation::rules());
     rules.extend(pad::rules());
     rules.extend(reduction::rules());
+    rules.extend(repeated::rules());
     rules.extend(softmax::rules());
     rules.extend(normalization::rules());
     rules.extend(attention::rules());
@@ -108,6 +110,7 @@ pub fn examples() -> Vec<Example> {
     examples.extend(activation::examples());
     examples.extend(pad::examples());
     examples.extend(reduction::examples());
+    examples.extend(repeated::examples());
     examples.extend(softmax::examples());
     examples.extend(normalization::examples());
     examples.extend(attention::examples());

@@ -120,7 +120,7 @@ impl Padding {
 }
 
 /// The axes that a Pad names, all of them if it names none.
-fn padded_axes(graph: &Graph, node: &Node, rank: usize) -> Result<Vec<usize>, Miss> {
+pub(super) fn padded_axes(graph: &Graph, node: &Node, rank: usize) -> Result<Vec<usize>, Miss> {
     let Some(axes) = list(graph, node, "axes", 3)? else { return Ok((0..rank).collect()) };
     let axes: Vec<usize> = axes.into_iter().map(|named| axis(named, rank)).collect::<Result<_, _>>()?;
     let mut seen = vec![false; rank];

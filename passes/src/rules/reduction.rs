@@ -113,7 +113,12 @@ pub(super) fn reduction_of(graph: &Graph, value: ValueId, op_type: &str) -> Opti
 }
 
 /// A reduction as the opset writes it.
-fn reduce(site: &Site<'_>, patch: &mut Patch, op_type: &str, reduction: &Reduction) -> Option<Operand> {
+pub(super) fn reduce(
+    site: &Site<'_>,
+    patch: &mut Patch,
+    op_type: &str,
+    reduction: &Reduction,
+) -> Option<Operand> {
     let operator = schema::lookup("", op_type, site.graph.opset())?;
     let mut inputs = vec![Operand::from(reduction.x)];
     let mut attributes = Attributes::from_pairs([("keepdims", i64::from(reduction.keepdims).into())]);
