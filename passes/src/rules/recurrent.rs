@@ -48,7 +48,7 @@ fn is_zeros(graph: &Graph, value: ValueId, depth: usize) -> bool {
     if let Some(tensor) = graph.constant(value) {
         return plain(tensor);
     }
-    let Some((_, node, 0)) = graph.producer(value).filter(|_| depth > 0) else { return false };
+    let Some((_, node, _)) = graph.producer(value).filter(|_| depth > 0) else { return false };
     let inner = |operand: Option<ValueId>| operand.is_some_and(|value| is_zeros(graph, value, depth - 1));
     let is_standard = node.is(node.op_type());
     match node.op_type() {
@@ -57,7 +57,7 @@ fn is_zeros(graph: &Graph, value: ValueId, depth: usize) -> bool {
             None => true,
             Some(value) => value.as_tensor().is_some_and(|tensor| plain(tensor)),
         },
-        "Cast" | "Expand" | "Gather" | "Identity" | "Reshape" | "Slice" | "Squeeze" | "Tile"
+        "Cast" | "Expand" | "Gather" | "Identity" | "Reshape" | "Slice" | "Split" | "Squeeze" | "Tile"
         | "Transpose" | "Unsqueeze" => inner(node.input(0)),
         "Concat" => node.inputs().iter().all(|&operand| inner(operand)),
         _ => false,
@@ -103,6 +103,26 @@ pub fn examples() -> Vec<crate::testing::Example> {
             let (w, r) = (f.weights(&[1, 6, 3]), f.weights(&[1, 6, 2]));
             let mut node = NewNode::new("GRU", [x, w, r]).with("hidden_size", 2);
             node.inputs.extend([None, None, Some(state)]);
+            let y = f.node(node);
+            f.with_output(y)
+        }),
+        // The second layer's part of the state of two.
+        Example::new("zero_initial_state", |fires| {
+            let mut f = Fixture::new(14);
+            let x = f.symbolic_input("x", &["t", "n", "3"]);
+            let shape = f.op("Shape", &[x]);
+            let (second, two, size) = (f.integers(&[1]), f.integers(&[2]), f.integers(&[2]));
+            let batch = f.op("Gather", &[shape, second]);
+            let shape = f.node(NewNode::new("Concat", [two, batch, size]).with("axis", 0));
+            let value = Tensor::from_f32(&[1], &[if fires { 0.0 } else { 1.0 }]).map(Arc::new);
+            let node = NewNode::new("ConstantOfShape", [shape]);
+            let states =
+                f.node(node.with("value", value.map_or(AttributeValue::Other, AttributeValue::Tensor)));
+            let first = f.node(NewNode { outputs: 2, ..NewNode::new("Split", [states]) });
+            let state = f.graph.producer(first).and_then(|(_, node, _)| node.output(1));
+            let (w, r) = (f.weights(&[1, 6, 3]), f.weights(&[1, 6, 2]));
+            let mut node = NewNode::new("GRU", [x, w, r]).with("hidden_size", 2);
+            node.inputs.extend([None, None, state]);
             let y = f.node(node);
             f.with_output(y)
         }),

@@ -1,6 +1,6 @@
 //! The same operator twice in a row, which does its work at once.
 
-use onnx_opt_ir::{Attributes, Graph, Node, Tensor, ValueId};
+use onnx_opt_ir::{Attributes, ElementType, Graph, Node, Tensor, ValueId};
 
 use super::facts::{axis, list, only_use, shape};
 use super::pad::padded_axes;
@@ -68,6 +68,8 @@ fn reduction_of_reduction(site: &Site<'_>) -> Rewrite {
     let first = reduction(graph, same_before(site)?).ok_or("the axes are not constant")?;
     let second = reduction(graph, root).ok_or("the axes are not constant")?;
     ensure(first.keepdims == second.keepdims, "some axes stay, others do not")?;
+    let rounds = root.op_type() == "ReduceMean" && !graph.element(first.x).is_some_and(ElementType::is_float);
+    ensure(!rounds, "means of integers are rounded")?;
     let rank = shape(graph, first.x)?.len();
     let mut axes = first.axes_of(rank).ok_or("an axis is out of range")?;
     // Where axes are gone, the second counts those that are left.
@@ -177,7 +179,7 @@ fn gather_of_gather(site: &Site<'_>) -> Rewrite {
 /// Graphs on which these rules fire, and near misses.
 #[cfg(any(test, feature = "testing"))]
 pub fn examples() -> Vec<crate::testing::Example> {
-    use onnx_opt_ir::{ElementType, NewNode, schema};
+    use onnx_opt_ir::{NewNode, schema};
 
     use crate::testing::{Example, Fixture};
 
