@@ -300,15 +300,6 @@ impl<'a> Plan<'a> {
         }
         let mut nodes = function.node.clone();
         substitute(&mut nodes, &given)?;
-        for node in &mut nodes {
-            // Two calls must not give two nodes of one name.
-            node.name = match (call.name(), node.name.take()) {
-                (Some(call), Some(name)) if !call.is_empty() && !name.is_empty() => {
-                    Some(format!("{call}/{name}"))
-                }
-                _ => None,
-            };
-        }
         let formals = |names: &[String]| {
             let formal =
                 |name: &String| ValueInfoProto { name: Some(name.clone()), ..ValueInfoProto::default() };

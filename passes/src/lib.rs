@@ -28,6 +28,7 @@ pub mod rules;
 pub mod target;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod unroll_loop;
 
 pub use pass::{FoldBudget, Pass, PassContext, PassError, PassManager, PassReport};
 pub use pipeline::pipeline;

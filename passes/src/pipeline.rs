@@ -14,6 +14,7 @@ use crate::raise_ir_version::RaiseIrVersion;
 use crate::regularize::Regularize;
 use crate::rewrite::{ErrorClass, Rewriter, Rule, Statistics};
 use crate::rules;
+use crate::unroll_loop::UnrollLoop;
 
 /// The pipeline of a level: 0 changes nothing, 1 applies what is bit-identical, 2 and 3 also what rounds otherwise.
 pub fn pipeline(level: u8) -> PassManager {
@@ -43,6 +44,8 @@ pub fn pipeline(level: u8) -> PassManager {
         Box::new(FoldConstants { class }),
         // With conditions folded; the branches then count as ordinary nodes.
         Box::new(InlineIf),
+        // With trip counts folded, and branches in place: a body is then as small as it gets.
+        Box::new(UnrollLoop { class }),
         // Only of what InlineIf leaves: it tries what it does on copies.
         Box::new(ImpossibleBranch),
         // Before the rules: a value with two twins looks shared, which blocks fusions.

@@ -3,7 +3,7 @@
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
-use super::{Graph, GraphError, NewNode, NodeId, Producer, Slot, ValueId};
+use super::{Graph, GraphError, Name, NewNode, NodeId, Producer, Slot, ValueId};
 use crate::infer;
 
 impl Graph {
@@ -17,22 +17,31 @@ impl Graph {
         let body = owner.bodies().nth(body).filter(|body| body.inputs().is_empty()).cloned();
         let name = || owner.name().unwrap_or(owner.op_type()).to_owned();
         let body = body.ok_or_else(|| GraphError::NotInlinable(name()))?;
-        self.splice(node, &body, &[])
+        self.splice(node, &body, &[], |name| Some(name.clone()))
     }
 
     /// Replaces a node by a graph whose inputs are the operands of the node and whose captured values are those that
-    /// the node captures. Values of the graph lose their names, since a sibling may use them too; names of nodes
-    /// stay.
+    /// the node captures. Values of the graph lose their names, since a sibling may use them too; nodes get that of the
+    /// node in front of theirs.
     ///
     /// # Errors
     /// If the graph takes other inputs or needs one that the node leaves out, has sparse initializers, or its
     /// results are not those of the node. This graph then computes what it did before.
     pub fn inline_graph(&mut self, node: NodeId, body: &Graph) -> Result<(), GraphError> {
-        let operands = self.get_node(node).ok_or(GraphError::NoSuchNode(node))?.inputs().to_vec();
-        self.splice(node, body, &operands)
+        let owner = self.get_node(node).ok_or(GraphError::NoSuchNode(node))?;
+        let operands = owner.inputs().to_vec();
+        // The graph may take the place of several nodes, and names are to differ.
+        let owner = owner.name().filter(|name| !name.is_empty()).map(str::to_owned);
+        self.splice(node, body, &operands, |name| Some(format!("{}/{name}", owner.as_ref()?).into()))
     }
 
-    fn splice(&mut self, node: NodeId, body: &Graph, operands: &[Option<ValueId>]) -> Result<(), GraphError> {
+    fn splice(
+        &mut self,
+        node: NodeId,
+        body: &Graph,
+        operands: &[Option<ValueId>],
+        name: impl Fn(&Name) -> Option<Name>,
+    ) -> Result<(), GraphError> {
         let operand = |index: usize| operands.get(index).copied().flatten();
         let owner = self.get_node(node).ok_or(GraphError::NoSuchNode(node))?;
         let refuse = || GraphError::NotInlinable(owner.name().unwrap_or(owner.op_type()).to_owned());
@@ -81,6 +90,7 @@ impl Graph {
             }
             copy.captures = copy.captures.iter().filter_map(place).collect();
             copy.position = position;
+            copy.name = copy.name.as_ref().filter(|own| !own.is_empty()).and_then(&name);
             let outputs: SmallVec<[Option<ValueId>; 2]> = copy.outputs.clone();
             let new = self.insert_node(copy, |index| outputs[index].map(|_| None))?;
             for (old, new) in outputs.iter().zip(self.node(new).outputs()) {

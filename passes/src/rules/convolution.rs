@@ -104,23 +104,20 @@ impl<'a> Convolution<'a> {
         })
     }
 
-    /// The channel along the first axis of the weight, of element `index`.
-    fn channel_of_first(&self, index: usize) -> usize {
-        index / (self.shape[1] * self.places)
+    /// The channels along the first and the second axis of the weight, kernel by kernel: along the second, those of a
+    /// group lie together.
+    fn kernels(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let (first, second, per_group) = (self.shape[0], self.shape[1], self.shape[0] / self.group);
+        (0..first).flat_map(move |row| {
+            let group = row.checked_div(per_group).unwrap_or(0);
+            (0..second).map(move |column| (row, group * second + column))
+        })
     }
 
-    /// The channel along the second axis of the weight, of element `index`: those of a group lie together.
-    fn channel_of_second(&self, index: usize) -> usize {
-        let group = self.channel_of_first(index) / (self.shape[0] / self.group);
-        group * self.shape[1] + index / self.places % self.shape[1]
-    }
-
-    fn output_channel(&self, index: usize) -> usize {
-        if self.transposed { self.channel_of_second(index) } else { self.channel_of_first(index) }
-    }
-
-    fn input_channel(&self, index: usize) -> usize {
-        if self.transposed { self.channel_of_first(index) } else { self.channel_of_second(index) }
+    /// The channels of operand and result, kernel by kernel.
+    fn channels(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let transposed = self.transposed;
+        self.kernels().map(move |(first, second)| if transposed { (first, second) } else { (second, first) })
     }
 
     /// Its weight, multiplied along the channels of the results, or else of the operand, where factors are not all one.
@@ -130,9 +127,9 @@ impl<'a> Convolution<'a> {
         }
         let weight = own_weight(self.graph, self.weight)?;
         let scaled = if outputs == self.transposed {
-            scaled(weight, &affine.scale, self.places, |index| self.channel_of_second(index))
+            scaled(weight, self.places, self.kernels().map(|(_, second)| affine.scale[second]))
         } else {
-            scaled(weight, &affine.scale, self.shape[1] * self.places, |index| self.channel_of_first(index))
+            scaled(weight, self.shape[1] * self.places, affine.scale.iter().copied())
         };
         Ok(patch.constant(scaled?))
     }
@@ -194,9 +191,10 @@ fn take_in_before(site: &Site<'_>, x: ValueId, y: ValueId) -> Rewrite {
         ensure(convolution.is_unpadded(), "the padding is not shifted")?;
         let tensor = graph.constant(convolution.weight).ok_or("the weight is not constant")?;
         let mut values = bias_values(graph, convolution.bias, convolution.outputs)?;
-        for (index, weight) in numbers(tensor)?.enumerate() {
-            values[convolution.output_channel(index)] +=
-                weight * affine.shift[convolution.input_channel(index)];
+        let weights = numbers(tensor)?;
+        for (kernel, (input, output)) in weights.chunks(convolution.places.max(1)).zip(convolution.channels())
+        {
+            values[output] += kernel.iter().sum::<f64>() * affine.shift[input];
         }
         convolution.new_bias(&mut patch, values)?
     } else {
@@ -226,7 +224,7 @@ fn compose(site: &Site<'_>, y: ValueId) -> Rewrite {
     ensure(elements <= v.len() + w.len(), "the weights would grow")?;
     ensure(elements.saturating_mul(inner) <= MAX_COMPOSITION, "composing the weights takes too long")?;
 
-    let (v, w): (Vec<f64>, Vec<f64>) = (numbers(v)?.collect(), numbers(w)?.collect());
+    let (v, w) = (numbers(v)?, numbers(w)?);
     // Rows of one weight times numbers of the other: by output and place of the second kernel, and in a row by input
     // and place of the first. One of the kernels has one place.
     let row = inputs * first.places;

@@ -186,7 +186,7 @@ impl<'a> Linear<'a> {
         }
         let tensor = own_weight(self.graph, self.weight)?;
         let run = self.shape[axis + 1..].iter().product();
-        Ok(patch.constant(scaled(tensor, &affine.scale, run, |index| self.place(axis, index))?))
+        Ok(patch.constant(scaled(tensor, run, affine.scale.iter().copied().cycle())?))
     }
 
     /// The product of another operand and weight. With a bias in place of the old one it is a Gemm.
@@ -243,7 +243,7 @@ fn take_in_before(site: &Site<'_>, x: ValueId, y: ValueId) -> Rewrite {
         ensure(linear.shape.len() == 2, "only a product of matrices takes a bias")?;
         let tensor = graph.constant(linear.weight).ok_or("the weight is not constant")?;
         let mut bias = linear.bias()?;
-        for (index, weight) in numbers(tensor)?.enumerate() {
+        for (index, weight) in numbers(tensor)?.into_iter().enumerate() {
             let shift = affine.shift[linear.place(linear.inner, index)];
             bias[linear.place(linear.outer, index)] += linear.alpha * weight * shift;
         }
@@ -275,7 +275,7 @@ fn compose(site: &Site<'_>, y: ValueId) -> Rewrite {
     // Row-major, without the factors of Gemm.
     let matrix = |linear: &Linear<'_>, tensor| -> Result<Vec<f64>, Miss> {
         let mut matrix = vec![0.0; linear.shape[0] * linear.shape[1]];
-        for (index, value) in numbers(tensor)?.enumerate() {
+        for (index, value) in numbers(tensor)?.into_iter().enumerate() {
             let (row, column) = (linear.place(linear.inner, index), linear.place(linear.outer, index));
             matrix[row * linear.outputs() + column] = linear.alpha * value;
         }

@@ -60,8 +60,12 @@ impl Part {
     }
 }
 
+/// Users of a value that are looked at: each of them looks at all.
+const MAX_USERS: usize = 256;
+
 fn parts_as_split(site: &Site<'_>) -> Rewrite {
     let (graph, x) = (site.graph, site.input(0)?);
+    ensure(graph.use_count(x) <= MAX_USERS, "the value has too many users")?;
     let own = found(Part::read(graph, site.node()))?;
     let mut nodes: Vec<_> = graph
         .consumers(x)

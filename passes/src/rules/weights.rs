@@ -137,7 +137,7 @@ pub(super) fn channel_values(
         let fits = size == 1 || (start + place == channels.axis && size == channels.count);
         ensure(fits, "the operand varies along other axes than that of the channels")?;
     }
-    let values: Vec<f64> = numbers(tensor)?.collect();
+    let values = numbers(tensor)?;
     match values[..] {
         [value] => Ok(vec![value; channels.count]),
         _ => Ok(values),
@@ -164,16 +164,16 @@ pub(super) fn bias_values(graph: &Graph, bias: Option<ValueId>, count: usize) ->
     let Some(bias) = bias else { return Ok(vec![0.0; count]) };
     let tensor = graph.constant(bias).ok_or("the bias is not constant")?;
     ensure(tensor.shape() == [count], "the bias has another shape")?;
-    Ok(numbers(tensor)?.collect())
+    numbers(tensor)
 }
 
 /// The elements of a floating-point tensor, row-major.
 ///
 /// # Errors
 /// For other types.
-pub(super) fn numbers(tensor: &Tensor) -> Result<Box<dyn Iterator<Item = f64> + '_>, Miss> {
-    fn decode<const N: usize>(raw: &[u8], read: fn([u8; N]) -> f64) -> Box<dyn Iterator<Item = f64> + '_> {
-        Box::new(raw.as_chunks::<N>().0.iter().map(move |&bytes| read(bytes)))
+pub(super) fn numbers(tensor: &Tensor) -> Result<Vec<f64>, Miss> {
+    fn decode<const N: usize>(raw: &[u8], read: fn([u8; N]) -> f64) -> Vec<f64> {
+        raw.as_chunks::<N>().0.iter().map(|&bytes| read(bytes)).collect()
     }
     let raw = tensor.raw();
     Ok(match tensor.element() {
@@ -217,31 +217,29 @@ pub(super) fn rounded(
     Tensor::from_raw(element, shape, raw.into()).map_err(|error| error.to_string().into())
 }
 
-/// A tensor multiplied by `factors[channel(index)]`, where `index` is that of the first element (row-major) of each run
-/// of so many that lie in one channel.
+/// A tensor of which each run of `run` elements (row-major) is multiplied by one factor.
 ///
 /// # Errors
-/// If a product leaves the range of the element type, or so many vanish at its lower end that digits are lost.
+/// If there is no factor for each run, a product leaves the range of the element type, or so many vanish at its lower end
+/// that digits are lost.
 pub(super) fn scaled(
     tensor: &Tensor,
-    factors: &[f64],
     run: usize,
-    channel: impl Fn(usize) -> usize,
+    factors: impl Iterator<Item = f64>,
 ) -> Result<Tensor, Miss> {
-    let factor = |index: usize| factors.get(channel(index)).copied().unwrap_or(f64::NAN);
     let raw = tensor.raw();
     let (raw, relative_error) = match tensor.element() {
         ElementType::Float => {
-            scaled_runs(raw, run, factor, |x| f32::from_le_bytes(x).into(), |x| (x as f32).to_le_bytes())
+            scaled_runs(raw, run, factors, |x| f32::from_le_bytes(x).into(), |x| (x as f32).to_le_bytes())
         }
-        ElementType::Double => scaled_runs(raw, run, factor, f64::from_le_bytes, f64::to_le_bytes),
+        ElementType::Double => scaled_runs(raw, run, factors, f64::from_le_bytes, f64::to_le_bytes),
         ElementType::Float16 => {
             let encode = |x| f16::from_f64(x).to_le_bytes();
-            scaled_runs(raw, run, factor, |x| f16::from_le_bytes(x).to_f64(), encode)
+            scaled_runs(raw, run, factors, |x| f16::from_le_bytes(x).to_f64(), encode)
         }
         ElementType::Bfloat16 => {
             let encode = |x| bf16::from_f64(x).to_le_bytes();
-            scaled_runs(raw, run, factor, |x| bf16::from_le_bytes(x).to_f64(), encode)
+            scaled_runs(raw, run, factors, |x| bf16::from_le_bytes(x).to_f64(), encode)
         }
         _ => return Err("the weight is not floating-point".into()),
     };
@@ -258,25 +256,24 @@ const LANES: usize = 4;
 fn scaled_runs<const N: usize>(
     raw: &[u8],
     run: usize,
-    factor: impl Fn(usize) -> f64,
+    factors: impl Iterator<Item = f64>,
     decode: impl Fn([u8; N]) -> f64,
     encode: impl Fn(f64) -> [u8; N],
 ) -> (Vec<u8>, f64) {
-    let run = run.max(1);
-    let mut result = vec![0; raw.len()];
+    let elements = raw.as_chunks::<N>().0;
+    let mut result: Vec<[u8; N]> = Vec::with_capacity(elements.len());
     let (mut total, mut lost) = ([0.0; LANES], [0.0; LANES]);
-    let runs = raw.as_chunks::<N>().0.chunks(run);
-    for (place, (from, to)) in runs.zip(result.as_chunks_mut::<N>().0.chunks_mut(run)).enumerate() {
-        let factor = factor(place * run);
-        for (place, (from, to)) in from.iter().zip(to).enumerate() {
-            let exact = decode(*from) * factor;
-            *to = encode(exact);
+    for (run, factor) in elements.chunks(run.max(1)).zip(factors) {
+        result.extend(run.iter().enumerate().map(|(place, element)| {
+            let exact = decode(*element) * factor;
+            let rounded = encode(exact);
             total[place % LANES] += exact.abs();
-            lost[place % LANES] += (exact - decode(*to)).abs();
-        }
+            lost[place % LANES] += (exact - decode(rounded)).abs();
+            rounded
+        }));
     }
     let (total, lost) = (total.iter().sum::<f64>(), lost.iter().sum::<f64>());
-    (result, if lost == 0.0 { 0.0 } else { lost / total })
+    (result.into_flattened(), if lost == 0.0 { 0.0 } else { lost / total })
 }
 
 /// Twice the largest relative error of rounding to a type.
@@ -317,7 +314,8 @@ mod tests {
     #[test]
     fn half_precision_keeps_its_range_and_digits() {
         let tensor = Tensor::from_f64(ElementType::Float16, &[2], &[100.0, -0.5]).unwrap();
-        let by = |factor: f64| scaled(&tensor, &[factor], 1, |_| 0).map(|tensor| tensor.to_f64().unwrap());
+        let by =
+            |factor: f64| scaled(&tensor, 2, std::iter::once(factor)).map(|tensor| tensor.to_f64().unwrap());
         assert_eq!(by(2.0), Ok(vec![200.0, -1.0]));
         assert_eq!(by(1000.0), Err("a folded weight would leave the range of its type".into()));
         assert_eq!(by(1e-8), Err("the folded weights would lose digits".into()));
@@ -329,6 +327,9 @@ mod tests {
         // 1 + 2⁻²⁴ + 2⁻⁵⁰ lies above the tie: rounding first to a double's neighbour would not matter, twice would.
         let tensor = Tensor::from_f32(&[1], &[1.0]).unwrap();
         let factor = 1.0 + 2f64.powi(-24) + 2f64.powi(-50);
-        assert_eq!(scaled(&tensor, &[factor], 1, |_| 0).unwrap().to_f32(), Some(vec![1.0 + f32::EPSILON]));
+        assert_eq!(
+            scaled(&tensor, 2, std::iter::once(factor)).unwrap().to_f32(),
+            Some(vec![1.0 + f32::EPSILON])
+        );
     }
 }
