@@ -39,6 +39,7 @@ pub mod engine;
 pub mod interface;
 pub mod opset;
 pub mod pruning;
+pub mod quantization;
 pub mod report;
 pub mod session;
 mod similar;

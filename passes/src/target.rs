@@ -34,6 +34,9 @@ pub struct Target {
     /// than what it replaces.
     #[serde(default)]
     pub costs: BTreeMap<String, f64>,
+    /// Types of floats narrower than single precision that it computes with.
+    #[serde(default)]
+    pub narrow_floats: BTreeSet<String>,
     /// How it computes with integers, or the name of a profile of this crate that says so.
     #[serde(default)]
     pub quantize: Option<Quantize>,
@@ -198,6 +201,7 @@ impl Default for Target {
             only_up_to: BTreeMap::new(),
             contrib: BTreeSet::new(),
             avoid: BTreeSet::new(),
+            narrow_floats: BTreeSet::new(),
             costs: BTreeMap::new(),
             quantize: None,
         })

@@ -16,12 +16,13 @@ use std::time::Duration;
 use onnx_opt_ir::graph::Producer;
 use onnx_opt_ir::{Graph, Model, NodeId, Type, ValueId, export};
 use onnx_opt_passes::quantize::Statistics;
+use onnx_opt_passes::quantize::accuracy::{Layer, LayerMoments, layers};
 use onnx_opt_proto::{temporary_prefix, write_stream};
 use thiserror::Error;
 
 pub use file::{Calibration, FileError, FileErrorKind, MergeError, model_hash};
 pub(crate) use work::Work;
-use work::{Source, Trouble};
+use work::{Found, Source, Trouble};
 
 use crate::child::{self, ChildError, Limits};
 use crate::data::{self, DataError, Sample};
@@ -143,6 +144,33 @@ pub fn calibrate(
     options: &CalibrateOptions,
     listener: &dyn Listener,
 ) -> Result<Calibration, CalibrateError> {
+    Ok(observe(model, names, &[], data, options, listener)?.0)
+}
+
+/// Runs a model on samples and gives the moments of the operands of its products.
+///
+/// # Errors
+/// Those of [`calibrate`].
+pub fn moments(
+    model: &Model,
+    data: &[PathBuf],
+    options: &CalibrateOptions,
+    listener: &dyn Listener,
+) -> Result<LayerMoments, CalibrateError> {
+    let layers = layers(&model.graph);
+    let names = layers.iter().map(|layer| layer.value.clone()).collect();
+    Ok(observe(model, &names, &layers, data, options, listener)?.1)
+}
+
+/// What values are on samples, and the moments of the operands of some products, which must be among these values.
+fn observe(
+    model: &Model,
+    names: &BTreeSet<String>,
+    layers: &[Layer],
+    data: &[PathBuf],
+    options: &CalibrateOptions,
+    listener: &dyn Listener,
+) -> Result<(Calibration, LayerMoments), CalibrateError> {
     listener.stage("calibrate");
     let mut observed = Observed::of(&model.graph, names)?;
     let inputs = data::inputs(&model.graph);
@@ -185,6 +213,7 @@ pub fn calibrate(
         model: path,
         outputs: observed.outputs,
         inputs: observed.inputs,
+        layers: layers.to_vec(),
         source,
         engine: Engine::Tract,
     };
@@ -194,15 +223,16 @@ pub fn calibrate(
     for engine in engines(options)? {
         work.engine = engine;
         let reason = match child::perform(&work, &limits, options.program.as_deref(), &hear) {
-            Ok(Ok(mut values)) => {
+            Ok(Ok(Found { mut values, moments })) => {
                 values.extend(observed.constants);
-                return Ok(Calibration {
+                let calibration = Calibration {
                     model: model_hash(model),
                     engines: vec![work.engine.name().to_owned()],
                     samples: count as u64,
                     random,
                     values,
-                });
+                };
+                return Ok((calibration, moments));
             }
             Ok(Err(Trouble::Engine(reason))) => reason,
             Ok(Err(Trouble::Sample(reason))) => return Err(CalibrateError::Sample(reason)),

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use onnx_opt_ir::engine::{EngineError, Executor, Named, Runner};
 use onnx_opt_ir::{ElementType, Tensor, import};
 use onnx_opt_passes::quantize::Statistics;
+use onnx_opt_passes::quantize::accuracy::{Layer, LayerMoments, Moments};
 use onnx_opt_proto::read_bytes;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,8 @@ pub(crate) struct Work {
     pub outputs: Vec<(String, usize)>,
     /// Inputs that are observed.
     pub inputs: Vec<String>,
+    /// Products whose operands, which are observed too, have moments.
+    pub layers: Vec<Layer>,
     pub source: Source,
     pub engine: Engine,
 }
@@ -60,8 +63,30 @@ impl From<EngineError> for Trouble {
     }
 }
 
-/// Statistics by the name of the value.
-type Found = BTreeMap<String, Statistics>;
+/// What was observed.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Found {
+    /// By the name of the value.
+    pub values: BTreeMap<String, Statistics>,
+    /// By the name of the node that takes them.
+    pub moments: LayerMoments,
+}
+
+impl Found {
+    /// Appends what was observed later.
+    fn merge(&mut self, later: &Self) {
+        for (name, statistics) in &later.values {
+            self.values.entry(name.clone()).or_default().merge(statistics);
+        }
+        for (name, moments) in &later.moments {
+            let known = self
+                .moments
+                .entry(name.clone())
+                .or_insert_with(|| moments.iter().map(|of| Moments::new(of.size())).collect());
+            known.iter_mut().zip(moments).for_each(|(known, later)| known.merge(later));
+        }
+    }
+}
 
 impl Task for Work {
     const NAME: &'static str = "calibrate";
@@ -113,7 +138,7 @@ fn run(
                 return Ok(shards);
             }
             let range = shard * feeds.count / SHARDS..(shard + 1) * feeds.count / SHARDS;
-            let mut found = Found::new();
+            let mut found = Found::default();
             let observed = feeds.visit(range, &mut |sample, feed| {
                 if stop.load(Ordering::Relaxed) {
                     return Ok(false);
@@ -140,10 +165,8 @@ fn run(
     });
     let mut shards = results.into_iter().collect::<Result<Vec<_>, _>>()?.concat();
     shards.sort_by_key(|(shard, _)| *shard);
-    let mut total = Found::new();
-    for (name, statistics) in shards.into_iter().flat_map(|(_, found)| found) {
-        total.entry(name).or_default().merge(&statistics);
-    }
+    let mut total = Found::default();
+    shards.iter().for_each(|(_, found)| total.merge(found));
     Ok(total)
 }
 
@@ -158,9 +181,13 @@ fn observe(
     let mut take = |name: &String, tensor: &Tensor| {
         let numbers = numbers(tensor)
             .ok_or_else(|| Trouble::NotFloat { name: name.clone(), ty: tensor.ty().to_string() })?;
-        let statistics = match found.get_mut(name) {
+        for layer in work.layers.iter().filter(|layer| layer.value == *name) {
+            let moments = found.moments.entry(layer.node.clone()).or_default();
+            layer.window.observe(&numbers, tensor.shape(), moments);
+        }
+        let statistics = match found.values.get_mut(name) {
             Some(statistics) => statistics,
-            None => found.entry(name.clone()).or_default(),
+            None => found.values.entry(name.clone()).or_default(),
         };
         statistics
             .observe(&numbers)

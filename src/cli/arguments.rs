@@ -12,8 +12,11 @@ use onnx_opt::passes::Target;
 use onnx_opt::passes::gradient::{GradientOptions, Loss, Wrt};
 use onnx_opt::passes::opset::HIGHEST;
 use onnx_opt::passes::prune::{self, Limits, Norm, Ranking};
-use onnx_opt::passes::quantize::Observer;
+use onnx_opt::passes::quantize::accuracy::Rounding;
+use onnx_opt::passes::quantize::schemes::{Scheme, SchemeOptions};
+use onnx_opt::passes::quantize::{Observer, QuantizeOptions};
 use onnx_opt::pruning::Pruning;
+use onnx_opt::quantization::Quantization;
 use onnx_opt::session::{Destination, Effort, Options, Source, Trial};
 use onnx_opt::verify::EngineChoice;
 use regex::Regex;
@@ -31,6 +34,7 @@ Examples:
   onnx-opt net.onnx --json -o out.onnx       the report as JSON
   cat net.onnx | onnx-opt - > out.onnx       as part of a pipe
   onnx-opt net.onnx --prune 0.5              takes half of all channels, heads and hidden units out
+  onnx-opt bert.onnx --quantize int8-weights weights of 8 bits, a quarter of the size
   onnx-opt inspect net.onnx                  what a model holds and costs
   onnx-opt diff a.onnx b.onnx                what two models do not share
   onnx-opt grad net.onnx                     a model of the gradients
@@ -144,6 +148,8 @@ pub struct Optimize {
 
     #[command(flatten)]
     prune: Prune,
+    #[command(flatten)]
+    quantize: Quantize,
 
     /// How much to verify: `auto`, a number of runs, or `off`
     #[arg(long, value_name = "EFFORT", default_value = "auto", value_parser = effort, help_heading = "Verification")]
@@ -251,6 +257,86 @@ impl Prune {
             exact: self.exact,
             ..Pruning::new(target)
         })
+    }
+}
+
+/// What is quantized, and how.
+#[derive(Debug, Args)]
+struct Quantize {
+    /// Compress the weights or compute with fewer bits: int8-weights, int4-weights, int8-dynamic, fp16, bf16, codebook4,
+    /// codebook8, nf4 or pow2
+    #[arg(long = "quantize", value_name = "SCHEME", value_parser = scheme, help_heading = "Quantization")]
+    scheme: Option<Scheme>,
+    /// Give each block of so many weights a scale of its own [default: by scheme]
+    #[arg(long, value_name = "N", value_parser = block_size, requires = "scheme", help_heading = "Quantization")]
+    block_size: Option<usize>,
+    /// Samples by which it is known what weights are multiplied with: .npz, .npy, .pb, or a folder of them
+    #[arg(long = "calibrate", value_name = "PATH", requires = "scheme", help_heading = "Quantization")]
+    samples: Vec<PathBuf>,
+    /// How weights become integers: nearest, hqq, seqmse, gptq or adaround; the last two with --calibrate
+    #[arg(long, value_name = "WAY", value_parser = rounding, default_value = "nearest", requires = "scheme",
+          help_heading = "Quantization")]
+    rounding: Rounding,
+    /// Quantize these nodes alone
+    #[arg(
+        long,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        requires = "scheme",
+        help_heading = "Quantization"
+    )]
+    nodes: Option<Vec<String>>,
+    /// Quantize nodes of these operators alone
+    #[arg(
+        long = "ops",
+        value_name = "OPERATORS",
+        value_delimiter = ',',
+        requires = "scheme",
+        help_heading = "Quantization"
+    )]
+    operators: Option<Vec<String>>,
+    /// Leave these nodes as they are
+    #[arg(
+        long,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        requires = "scheme",
+        help_heading = "Quantization"
+    )]
+    exclude: Vec<String>,
+}
+
+impl Quantize {
+    fn quantization(&self) -> Option<Quantization> {
+        let set = |names: &Vec<String>| names.iter().cloned().collect();
+        let choice = QuantizeOptions {
+            nodes: self.nodes.as_ref().map(set),
+            operators: self.operators.as_ref().map(set),
+            exclude: set(&self.exclude),
+        };
+        let options = SchemeOptions { choice, block_size: self.block_size, rounding: self.rounding };
+        Some(Quantization { scheme: self.scheme?, options, samples: self.samples.clone() })
+    }
+}
+
+fn scheme(text: &str) -> Result<Scheme, String> {
+    by_name(text, &Scheme::NAMES)
+}
+
+fn rounding(text: &str) -> Result<Rounding, String> {
+    by_name(text, &Rounding::NAMES)
+}
+
+fn by_name<T: Copy>(text: &str, known: &[(&str, T)]) -> Result<T, String> {
+    let found = known.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
+    let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+    found.ok_or_else(|| format!("expected one of {}", names.join(", ")))
+}
+
+fn block_size(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(size @ 4..=65536) => Ok(size),
+        _ => Err("expected a number from 4 to 65536".to_owned()),
     }
 }
 
@@ -791,6 +877,7 @@ impl Optimize {
             target: self.target.clone(),
             prune_dead: self.prune.dead,
             pruning: self.prune.pruning(self.trial.seed),
+            quantization: self.quantize.quantization(),
             print_after: self.print_after.clone(),
             explain: self.say.explain,
         };

@@ -12,6 +12,7 @@ mod optimize;
 mod output;
 mod progress;
 mod prune;
+mod quantize;
 mod verify;
 
 use std::panic::{self, AssertUnwindSafe};

@@ -13,7 +13,7 @@ use super::format::{bytes, count, numbers, percent, seconds};
 use super::interrupt;
 use super::output::{BAD, GOOD, NOTE, Stream, TITLE};
 use super::progress::Progress;
-use super::prune;
+use super::{prune, quantize};
 
 /// Optimizes as the arguments say and prints the report.
 pub fn run(arguments: &Optimize) -> Result<(), Error> {
@@ -73,6 +73,9 @@ fn text(report: &Report, verbose: bool, stream: Stream) -> String {
     text += &format!(" {verification}\n");
     if let Some(pruning) = &report.pruning {
         text += &prune::text(pruning, stream);
+    }
+    if let Some(quantization) = &report.quantization {
+        text += &quantize::text(quantization, stream);
     }
     if verbose {
         text += &passes(report);

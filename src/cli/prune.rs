@@ -117,7 +117,7 @@ fn layer(layer: &Layer) -> Vec<String> {
 }
 
 /// How far outputs are from those of the original.
-fn distance(report: &VerifyReport) -> String {
+pub fn distance(report: &VerifyReport) -> String {
     if let Status::NotVerifiable { reason } = &report.status {
         return format!("not measured: {reason}");
     }

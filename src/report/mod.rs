@@ -15,6 +15,7 @@ pub use gradient::{GradientReport, ParameterReport};
 pub use onnx_opt_passes::macs::Macs;
 
 use crate::pruning::PruneReport;
+use crate::quantization::QuantizationReport;
 use crate::verify::VerifyReport;
 
 /// One stage of the work.
@@ -174,6 +175,9 @@ pub struct Report {
     /// What was pruned, if that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pruning: Option<PruneReport>,
+    /// What was quantized, if anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<QuantizationReport>,
     /// Rules and passes that were left out because their result differed.
     pub left_out: BTreeSet<String>,
     /// What is worth knowing.

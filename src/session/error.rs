@@ -135,6 +135,17 @@ pub enum Error {
         /// The cause.
         source: ExternalError,
     },
+    /// A name that is no node.
+    #[error("no node is called `{name}`{}", did_you_mean(similar))]
+    NoSuchNode {
+        /// The name.
+        name: String,
+        /// What may be meant.
+        similar: Option<String>,
+    },
+    /// A way to round that goes by what weights are multiplied with.
+    #[error("`{0}` goes by what weights are multiplied with, and there are no samples")]
+    NoSamples(&'static str),
     /// A model cannot be made ready for integers.
     #[error("{file}: {reason}")]
     Unquantizable {
@@ -187,6 +198,8 @@ impl Error {
             Self::ModelOnTerminal => Some("name a file with -o, or send standard output somewhere"),
             Self::UnknownName { .. } => Some("`onnx-opt passes` and `onnx-opt rules` list the names"),
             Self::Write(_) => Some("name another place with -o"),
+            Self::NoSamples(_) => Some("give some with --calibrate, or round by seqmse"),
+            Self::NoSuchNode { .. } => Some("`onnx-opt inspect --text` lists the nodes"),
             Self::Prune { .. } => {
                 Some("`onnx-opt prune --groups MODEL` says what could be pruned, and what not and why")
             }

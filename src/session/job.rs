@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use onnx_opt_ir::{Graph, Model, check, export};
+use onnx_opt_passes::quantize::accuracy::LayerMoments;
 use onnx_opt_passes::{PassContext, PassError, PassManager, PassReport};
 use onnx_opt_proto::ModelProto;
 use prost::Message;
@@ -11,12 +12,15 @@ use super::error::Error;
 use super::options::Options;
 use super::original::{Original, exported_model, into_model};
 use super::{Clock, Listener};
+use crate::calibrate;
 use crate::choice::{Choice, Cost, Outcome, has_choice, hold_back};
 use crate::engine::TractEval;
 use crate::opset::{Opset, RAISE, conversion, raise_as_it_pays, raised};
 use crate::pruning::{PruneReport, Pruning};
+use crate::quantization::{Quantization, QuantizationReport};
 use crate::report::{Pass, RuleReport, Skipped, Summary, Verification, explain};
-use crate::verify::{Status, VerifyOptions, bisect, verify};
+use crate::similar::similar;
+use crate::verify::{Status, VerifyOptions, VerifyReport, bisect, verify};
 
 /// Passes that may make a file larger, and are left out where the others do not make up for it.
 pub(super) const GROWERS: [&str; 2] = ["inline_functions", "fold_constants"];
@@ -251,20 +255,72 @@ impl Job<'_> {
         attempt.rules = explain(&attempt.passes, &model.graph);
         attempt.after = Summary::of(&model, 0);
         attempt.exported = clock.time("export", || export(&model));
-        let Some(trial) = &self.trial else { return Ok(report) };
-        let judge = |reference: &ModelProto, tolerance: Option<f64>, clock: &mut Clock<'_>| {
-            let trial = VerifyOptions { tolerance: tolerance.or(trial.tolerance), ..trial.clone() };
-            let found = clock.time("verify", || verify(reference, &attempt.exported, &trial));
-            match found.status {
-                Status::Failed { reason } => Err(refused(format!("what is left is wrong: {reason}"))),
-                _ => Ok(found),
-            }
-        };
         if let Some(masked) = masked {
-            report.masked = Some(judge(&masked, None, clock)?);
+            report.masked = self.judge(&masked, &attempt.exported, None, clock)?;
         }
-        report.error = Some(judge(&self.original.messages()?, Some(f64::INFINITY), clock)?);
+        report.error = self.distance(&attempt.exported, clock)?;
         Ok(report)
+    }
+
+    /// Quantizes what the passes made of a model, and measures how far it is from the original.
+    pub(super) fn quantize(
+        &self,
+        attempt: &mut Attempt,
+        quantization: &Quantization,
+        clock: &mut Clock<'_>,
+    ) -> Result<QuantizationReport, Error> {
+        let file = || self.original.source.name();
+        let mut model = exported_model(attempt.exported.clone(), self.original.source)?;
+        if let Some((name, known)) = quantization.unknown_node(&model.graph) {
+            return Err(Error::NoSuchNode {
+                name: name.to_owned(),
+                similar: similar(name, known.iter().map(String::as_str)),
+            });
+        }
+        let mut moments = LayerMoments::new();
+        if !quantization.samples.is_empty() {
+            let options = self.options.trial.calibration();
+            let (samples, listener) = (&quantization.samples, clock.listener);
+            moments = clock
+                .time("calibrate", || calibrate::moments(&model, samples, &options, listener))
+                .map_err(|source| Error::Calibrate { file: file(), source })?;
+        }
+        let outcome = clock
+            .time("quantize", || quantization.apply(&mut model, &self.options.target, &moments))
+            .map_err(|error| Error::Unquantizable { file: file(), reason: error.to_string() })?;
+        clock.time("check", || check(&model)).map_err(|error| Error::Refused {
+            file: file(),
+            reason: format!("the graph is not legal: {error}"),
+        })?;
+        attempt.after = Summary::of(&model, 0);
+        attempt.exported = clock.time("export", || export(&model));
+        let error = self.distance(&attempt.exported, clock)?;
+        Ok(QuantizationReport { title: quantization.title(), outcome, error })
+    }
+
+    /// How far a result is from the original, if that is to be known.
+    fn distance(&self, result: &ModelProto, clock: &mut Clock<'_>) -> Result<Option<VerifyReport>, Error> {
+        self.judge(&self.original.messages()?, result, Some(f64::INFINITY), clock)
+    }
+
+    /// Holds a result against what it should compute, if that is wanted.
+    fn judge(
+        &self,
+        reference: &ModelProto,
+        result: &ModelProto,
+        tolerance: Option<f64>,
+        clock: &mut Clock<'_>,
+    ) -> Result<Option<VerifyReport>, Error> {
+        let Some(trial) = &self.trial else { return Ok(None) };
+        let trial = VerifyOptions { tolerance: tolerance.or(trial.tolerance), ..trial.clone() };
+        let found = clock.time("verify", || verify(reference, result, &trial));
+        match found.status {
+            Status::Failed { reason } => Err(Error::Refused {
+                file: self.original.source.name(),
+                reason: format!("what is left is wrong: {reason}"),
+            }),
+            _ => Ok(Some(found)),
+        }
     }
 
     /// The result without the passes and rules that make it wrong, and their names.

@@ -168,6 +168,10 @@ pub fn optimize_with(
     if let Some(wanted) = &options.pruning {
         pruning = Some(job.prune(&mut attempt, wanted, &left_out, &mut clock)?);
     }
+    let mut quantization = None;
+    if let Some(wanted) = &options.quantization {
+        quantization = Some(job.quantize(&mut attempt, wanted, &mut clock)?);
+    }
     let versions = |model: &ModelProto| {
         let default = |import: &&OperatorSetIdProto| matches!(import.domain(), "" | "ai.onnx");
         model.opset_import.iter().find(default).map(OperatorSetIdProto::version)
@@ -200,6 +204,7 @@ pub fn optimize_with(
         rules: attempt.rules,
         verification: attempt.verification,
         pruning,
+        quantization,
         left_out,
         notes,
     })

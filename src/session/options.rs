@@ -5,14 +5,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use onnx_opt_ir::{Graph, Symbol};
+use onnx_opt_passes::quantize::accuracy::Rounding;
 use onnx_opt_passes::{PassManager, Target};
 
 use super::error::Error;
 use super::job::MAX_LEVEL;
+use crate::calibrate::CalibrateOptions;
 use crate::data::{self, Sample};
 use crate::interface::Sizes;
 use crate::opset::Opset;
 use crate::pruning::Pruning;
+use crate::quantization::Quantization;
 use crate::verify::{EngineChoice, VerifyOptions};
 
 /// Where a model comes from.
@@ -90,6 +93,8 @@ pub struct Options {
     pub prune_dead: bool,
     /// What is pruned once the graph is optimized, if anything.
     pub pruning: Option<Pruning>,
+    /// How the result is quantized, if at all.
+    pub quantization: Option<Quantization>,
     /// The pass after which the listener gets the text of the graph.
     pub print_after: Option<String>,
     /// Whether the result declares the types of inner values.
@@ -173,6 +178,16 @@ impl Trial {
         Ok(options)
     }
 
+    /// How to run a model on samples for what is quantized by them.
+    pub(super) fn calibration(&self) -> CalibrateOptions {
+        CalibrateOptions {
+            engine: self.engine,
+            library: self.library.clone(),
+            program: self.program.clone(),
+            ..CalibrateOptions::default()
+        }
+    }
+
     fn refuse_unknown_sizes(&self, graph: &Graph) -> Result<(), Error> {
         let shapes = graph.inputs().iter().filter_map(|input| graph.shape(input.value));
         let known: BTreeSet<&str> = shapes
@@ -214,6 +229,12 @@ pub(super) fn refuse_options(
 ) -> Result<(), Error> {
     if options.external_data && *destination == Destination::Stdout {
         return Err(Error::ExternalOnStdout);
+    }
+    if let Some(quantization) = &options.quantization
+        && quantization.samples.is_empty()
+        && matches!(quantization.options.rounding, Rounding::Gptq | Rounding::AdaRound)
+    {
+        return Err(Error::NoSamples(quantization.options.rounding.name()));
     }
     let manager = pipeline(MAX_LEVEL);
     let known = manager.names();

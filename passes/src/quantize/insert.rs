@@ -31,6 +31,9 @@ pub enum QuantizeError {
     /// The graph refuses an edit.
     #[error(transparent)]
     Graph(#[from] GraphError),
+    /// A constant that was made does not fit its shape.
+    #[error(transparent)]
+    Tensor(#[from] onnx_opt_ir::tensor::TensorError),
     /// The nodes cannot be put in order.
     #[error("the graph has a cycle")]
     Cycle,
@@ -101,7 +104,7 @@ fn account(graph: &Graph, units: &[Unit], integer: &[bool], refused: &[(NodeId, 
         let operator = node.op_type().to_owned();
         let counts = if float.is_some() { &mut report.float } else { &mut report.quantized };
         *counts.entry(operator.clone()).or_default() += 1;
-        report.nodes.push(Placed { node: place(graph, node), operator, float });
+        report.nodes.push(Placed { node: place(graph, node), operator, float, weight_sqnr: None });
     }
     report
 }

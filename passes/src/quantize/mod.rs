@@ -4,6 +4,7 @@
 //! [`observed`] names, and [`insert`] chooses which nodes compute with integers and marks them with `QuantizeLinear` and
 //! `DequantizeLinear`.
 
+pub mod accuracy;
 mod costs;
 mod grid;
 mod insert;
@@ -15,6 +16,7 @@ mod profile;
 mod range;
 mod region;
 mod scales;
+pub mod schemes;
 mod unit;
 mod weights;
 

@@ -31,21 +31,25 @@ impl QuantizeOptions {
 }
 
 /// How a node computes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Placed {
     /// Name of the node, or of its first result.
     pub node: String,
     /// Its operator.
     pub operator: String,
-    /// Why it computes with floats; with integers where absent.
+    /// Why it computes with floats; with integers where absent. Where weights alone are compressed: why its are not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub float: Option<String>,
+    /// How well its weights are kept, signal over noise in decibels, where weights alone are compressed and not exact.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_sqnr: Option<f64>,
 }
 
 /// What quantization did.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct QuantizeReport {
-    /// Nodes that compute with integers, by operator.
+    /// Nodes that compute with integers, by operator. Where weights alone are compressed, or floats are narrower, those
+    /// that this holds for.
     pub quantized: BTreeMap<String, usize>,
     /// Nodes that could have and do not, by operator.
     pub float: BTreeMap<String, usize>,
@@ -61,6 +65,13 @@ pub struct QuantizeReport {
     pub weight_bytes_before: u64,
     /// Bytes of those constants after, scales included.
     pub weight_bytes_after: u64,
+    /// Nodes that the target multiplies by compressed weights as they are, by operator; for others it makes floats of
+    /// the weights when it loads the model.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub native: BTreeMap<String, usize>,
+    /// How well all weights are kept that were compressed, signal over noise in decibels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_sqnr: Option<f64>,
     /// Every node that the profile knows, in the order of the graph.
     pub nodes: Vec<Placed>,
 }

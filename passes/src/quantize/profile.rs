@@ -52,6 +52,9 @@ pub struct Profile {
     /// behind them; what is to compute with floats there must be kept from it.
     #[serde(default)]
     pub seizes: BTreeSet<String>,
+    /// Operators that multiply by weights behind a DequantizeLinear as they are, on the right of a matrix product.
+    #[serde(default)]
+    pub weights_only: BTreeSet<String>,
     /// Operators that are taken apart, since their parts have integer kernels.
     #[serde(default)]
     pub decompose: BTreeSet<String>,
@@ -137,6 +140,7 @@ impl Profile {
             .chain(&self.absorbs)
             .chain(&self.open)
             .chain(&self.seizes)
+            .chain(&self.weights_only)
             .chain(&self.decompose);
         let mut named = named.chain(self.ranges.keys());
         let unknown = named.find(|name| onnx_opt_ir::schema::versions("", name).is_empty());

@@ -1,0 +1,22 @@
+//! What keeps a quantized model close to its original, given what calibration saw.
+//!
+//! The error that rounding weights makes in the result of an operator is d·H·dᵀ, where d is what rounding changed in
+//! the weights of a channel and H the second [`Moments`] of its operand: no more is needed of the data to choose
+//! scales ([`sequential`]), to round one weight after the other ([`successive`]) or to try neighbours ([`descent`]).
+
+mod cholesky;
+mod descent;
+mod equalize;
+mod half_quadratic;
+mod moments;
+pub(crate) mod round;
+mod sequential;
+mod smooth;
+mod successive;
+mod windows;
+
+pub use equalize::equalize;
+pub use moments::{LayerMoments, Moments};
+pub use round::Rounding;
+pub use smooth::{Largest, smooth, smoothable};
+pub use windows::{Layer, Window, layers};
