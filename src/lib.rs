@@ -43,6 +43,7 @@ pub mod quantization;
 pub mod report;
 pub mod session;
 mod similar;
+pub mod static_quantization;
 pub mod verify;
 
 pub use child::{ChildError, serve};

@@ -216,7 +216,7 @@ fn the_command_writes_merges_and_shows() {
     run(&["mnist_resnet.onnx", "--data", "mnist_resnet.feed2.npz", "-o", "b.json", "-q"]).stdout("");
     run(&["--merge", "mnist_resnet.calibration.json", "b.json", "-o", "all.json"])
         .stdout(predicate::str::contains("on 7 samples"));
-    let shown = run(&["--inspect", "all.json", "--observer", "entropy", "--json"]);
+    let shown = run(&["--inspect", "all.json", "--calibration-method", "entropy", "--json"]);
     let shown: Value = serde_json::from_slice(&shown.get_output().stdout).unwrap();
     assert_eq!((&shown["samples"], &shown["observer"]), (&7.into(), &"entropy".into()));
     let values = shown["values"].as_object().unwrap();
@@ -239,7 +239,7 @@ fn the_command_writes_merges_and_shows() {
     );
     refused(&["mnist_resnet.onnx", "--random", "1", "--engine", "onnxruntime"], "not known", 1);
     refused(&["--merge", "all.json"], "--output", 2);
-    refused(&["mnist_resnet.onnx", "--data", "x", "--observer", "luck"], "expected one of", 2);
+    refused(&["mnist_resnet.onnx", "--data", "x", "--calibration-method", "luck"], "expected one of", 2);
     fs::write(folder.join("later.json"), r#"{"format": "onnx-opt calibration", "version": 99}"#).unwrap();
     refused(&["--inspect", "later.json"], "version 99", 1);
     for nonsense in ["", "{}", "[1]", r#"{"format": "onnx-opt calibration", "version": 1}"#] {

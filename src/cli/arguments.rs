@@ -17,7 +17,8 @@ use onnx_opt::passes::quantize::schemes::{Scheme, SchemeOptions};
 use onnx_opt::passes::quantize::{Observer, QuantizeOptions};
 use onnx_opt::pruning::Pruning;
 use onnx_opt::quantization::Quantization;
-use onnx_opt::session::{Destination, Effort, Options, Source, Trial};
+use onnx_opt::session::{self, Destination, Effort, Options, Source, Trial};
+use onnx_opt::static_quantization::StaticQuantization;
 use onnx_opt::verify::EngineChoice;
 use regex::Regex;
 
@@ -34,6 +35,8 @@ Examples:
   onnx-opt net.onnx --json -o out.onnx       the report as JSON
   cat net.onnx | onnx-opt - > out.onnx       as part of a pipe
   onnx-opt net.onnx --prune 0.5              takes half of all channels, heads and hidden units out
+  onnx-opt net.onnx --quantize int8 --calibrate samples/
+                                             computes with 8-bit integers
   onnx-opt bert.onnx --quantize int8-weights weights of 8 bits, a quarter of the size
   onnx-opt inspect net.onnx                  what a model holds and costs
   onnx-opt diff a.onnx b.onnx                what two models do not share
@@ -139,7 +142,8 @@ pub struct Optimize {
     /// rule needs that makes the model smaller [default: keep, from -O3 on auto]
     #[arg(long, value_name = "VERSION", value_parser = opset, help_heading = "Rewriting")]
     opset: Option<Opset>,
-    /// Where the result will run: onnx, onnxruntime, tensorrt, openvino, tract, or a profile of yours
+    /// Where the result will run: onnx, onnxruntime, onnxruntime-arm, tensorrt, openvino, qnn, tract, or a profile of
+    /// yours
     #[arg(long, value_name = "NAME|FILE.toml", default_value = "onnx", value_parser = target, help_heading = "Rewriting")]
     pub target: Target,
     /// Print the graph to standard error after this pass
@@ -263,16 +267,30 @@ impl Prune {
 /// What is quantized, and how.
 #[derive(Debug, Args)]
 struct Quantize {
-    /// Compress the weights or compute with fewer bits: int8-weights, int4-weights, int8-dynamic, fp16, bf16, codebook4,
+    /// Compute with 8-bit integers where the target is faster so, by scales that --calibrate finds: int8; or compress the
+    /// weights or compute with fewer bits: int8-weights, int4-weights, int8-dynamic, fp16, bf16, codebook4,
     /// codebook8, nf4 or pow2
     #[arg(long = "quantize", value_name = "SCHEME", value_parser = scheme, help_heading = "Quantization")]
-    scheme: Option<Scheme>,
+    scheme: Option<SchemeName>,
     /// Give each block of so many weights a scale of its own [default: by scheme]
     #[arg(long, value_name = "N", value_parser = block_size, requires = "scheme", help_heading = "Quantization")]
     block_size: Option<usize>,
-    /// Samples by which it is known what weights are multiplied with: .npz, .npy, .pb, or a folder of them
+    /// Samples that tell which values tensors take, and what weights are multiplied with: .npz, .npy, .pb, or a folder of
+    /// them; random ones without, for int8
     #[arg(long = "calibrate", value_name = "PATH", requires = "scheme", help_heading = "Quantization")]
     samples: Vec<PathBuf>,
+    /// What `onnx-opt calibrate` found, for int8; samples of --calibrate are only compared on then
+    #[arg(long, value_name = "FILE", requires = "scheme", help_heading = "Quantization")]
+    calibration: Option<PathBuf>,
+    /// How ranges are chosen for int8: min-max, moving-average, percentile, percentile=99.9, entropy or mse
+    #[arg(
+        long,
+        value_name = "METHOD",
+        default_value = "mse",
+        requires = "scheme",
+        help_heading = "Quantization"
+    )]
+    calibration_method: Observer,
     /// How weights become integers: nearest, hqq, seqmse, gptq or adaround; the last two with --calibrate
     #[arg(long, value_name = "WAY", value_parser = rounding, default_value = "nearest", requires = "scheme",
           help_heading = "Quantization")]
@@ -307,7 +325,11 @@ struct Quantize {
 }
 
 impl Quantize {
-    fn quantization(&self) -> Option<Quantization> {
+    fn quantization(&self) -> Option<session::Quantize> {
+        let scheme = match self.scheme? {
+            SchemeName::Static => return Some(session::Quantize::Static(self.integers())),
+            SchemeName::Other(scheme) => scheme,
+        };
         let set = |names: &Vec<String>| names.iter().cloned().collect();
         let choice = QuantizeOptions {
             nodes: self.nodes.as_ref().map(set),
@@ -315,12 +337,34 @@ impl Quantize {
             exclude: set(&self.exclude),
         };
         let options = SchemeOptions { choice, block_size: self.block_size, rounding: self.rounding };
-        Some(Quantization { scheme: self.scheme?, options, samples: self.samples.clone() })
+        let samples = self.samples.clone();
+        Some(session::Quantize::Scheme(Quantization { scheme, options, samples }))
+    }
+
+    fn integers(&self) -> StaticQuantization {
+        StaticQuantization {
+            calibration: self.calibration.clone(),
+            observer: self.calibration_method,
+            nodes: self.nodes.clone().unwrap_or_default(),
+            operators: self.operators.iter().flatten().cloned().collect(),
+            exclude: self.exclude.clone(),
+            ..StaticQuantization::new(self.samples.clone())
+        }
     }
 }
 
-fn scheme(text: &str) -> Result<Scheme, String> {
-    by_name(text, &Scheme::NAMES)
+/// A scheme as users name it.
+#[derive(Clone, Copy, Debug)]
+enum SchemeName {
+    /// Calibrated scales.
+    Static,
+    Other(Scheme),
+}
+
+fn scheme(text: &str) -> Result<SchemeName, String> {
+    let others = Scheme::NAMES.map(|(name, scheme)| (name, SchemeName::Other(scheme)));
+    let known: Vec<(&str, SchemeName)> = [("int8", SchemeName::Static)].into_iter().chain(others).collect();
+    by_name(text, &known)
 }
 
 fn rounding(text: &str) -> Result<Rounding, String> {
@@ -599,8 +643,8 @@ pub struct Calibrate {
     #[arg(long, value_name = "FILE")]
     pub inspect: Option<PathBuf>,
     /// How the ranges that are shown are chosen
-    #[arg(long, value_name = "NAME", default_value = "min-max")]
-    pub observer: Observer,
+    #[arg(long, value_name = "METHOD", default_value = "mse")]
+    pub calibration_method: Observer,
     /// Observe these values only
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub values: Vec<String>,
@@ -750,19 +794,20 @@ for each value. It consists of standard operators, of opset 18 or that of the mo
     #[command(after_help = "\
 Examples:
   onnx-opt calibrate net.onnx --data samples/ -o cal.json    all values of floats
-  onnx-opt calibrate net.onnx --data x.npz --observer mse    an array of many rows is many samples
-  onnx-opt calibrate --inspect cal.json --observer entropy   ranges, one value a line
+  onnx-opt calibrate net.onnx --data x.npz                   an array of many rows is many samples
+  onnx-opt calibrate --inspect cal.json --calibration-method entropy
+                                                             ranges, one value a line
   onnx-opt calibrate --merge a.json b.json -o all.json       what shards of the data gave
   onnx-opt calibrate net.onnx --random 16                    for a first try without data
 
-Observers:
+Methods:
   min-max          from the smallest to the largest number
   moving-average   of the smallest and largest number of each sample, at a rate of 0.01
   percentile=99.9  without the outermost numbers at either end [default: 99.999]
   entropy          the limit that loses the least information, over 2048 bins
   mse              the limits of least squared error
 
-The file holds histograms: every observer may be chosen later. NaN is an error that names the value. Infinities, \
+The file holds histograms: every method may be chosen later. NaN is an error that names the value. Infinities, \
 and numbers of 32768 and more that are at least 1024 times as large as all others, as masks hold, are left out.")]
     Calibrate(Box<Calibrate>),
     /// List the rewrite rules, or show one

@@ -18,7 +18,7 @@ use super::progress::Progress;
 /// Calibrates a model, merges calibrations or shows one.
 pub fn run(arguments: &Calibrate) -> Result<(), Error> {
     if let Some(file) = &arguments.inspect {
-        let shown = Shown::of(file, &Calibration::read(file)?, arguments.observer);
+        let shown = Shown::of(file, &Calibration::read(file)?, arguments.calibration_method);
         return match arguments.json {
             true => Stream::Out.print_json(&shown),
             false => Stream::Out.print(&(shown.table() + &shown.summary())),
@@ -29,7 +29,7 @@ pub fn run(arguments: &Calibrate) -> Result<(), Error> {
         files => merged(files, arguments)?,
     };
     calibration.write(&file)?;
-    let shown = Shown::of(&file, &calibration, arguments.observer);
+    let shown = Shown::of(&file, &calibration, arguments.calibration_method);
     match arguments.json {
         true => Stream::Out.print_json(&shown),
         false if arguments.quiet => Ok(()),

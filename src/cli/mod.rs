@@ -13,6 +13,7 @@ mod output;
 mod progress;
 mod prune;
 mod quantize;
+mod static_quantization;
 mod verify;
 
 use std::panic::{self, AssertUnwindSafe};

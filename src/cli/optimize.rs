@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use onnx_opt::ir::{self, Model};
-use onnx_opt::report::{Macs, Places, Report, Skipped, Summary, Verification};
+use onnx_opt::report::{Macs, Places, Quantized, Report, Skipped, Summary, Verification};
 use onnx_opt::session::{self, Destination, Error, Listener};
 use onnx_opt::verify::{Status, VerifyReport};
 
@@ -13,7 +13,7 @@ use super::format::{bytes, count, numbers, percent, seconds};
 use super::interrupt;
 use super::output::{BAD, GOOD, NOTE, Stream, TITLE};
 use super::progress::Progress;
-use super::{prune, quantize};
+use super::{prune, quantize, static_quantization};
 
 /// Optimizes as the arguments say and prints the report.
 pub fn run(arguments: &Optimize) -> Result<(), Error> {
@@ -48,6 +48,10 @@ impl Listener for Screen {
         self.progress.stage(name);
     }
 
+    fn progress(&self, done: usize, all: usize) {
+        self.progress.progress(done, all);
+    }
+
     fn after_pass(&self, pass: &str, model: &Model) {
         let text = format!("// after {pass}\n{}\n", ir::print(model));
         // Whoever closed standard error does not want it.
@@ -74,8 +78,12 @@ fn text(report: &Report, verbose: bool, stream: Stream) -> String {
     if let Some(pruning) = &report.pruning {
         text += &prune::text(pruning, stream);
     }
-    if let Some(quantization) = &report.quantization {
-        text += &quantize::text(quantization, stream);
+    match &report.quantization {
+        Some(Quantized::Scheme(found)) => text += &quantize::text(found, stream),
+        Some(Quantized::Static(found)) => {
+            text += &static_quantization::text(found, &report.target, verbose, stream);
+        }
+        None => {}
     }
     if verbose {
         text += &passes(report);

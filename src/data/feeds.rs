@@ -1,8 +1,8 @@
 //! Arrays that hold many samples, divided into what a model takes at once.
 //!
 //! An array of 512 images for an input of one is 512 samples, and is read one by one; for an input of an open batch it is
-//! read a few at a time. An open size is a batch if its name says so, as `N`, `batch` or `batch_size`, or if it has no
-//! name and the input has four axes, as images have. Other open sizes, as those of sequences, are taken as they come.
+//! read a few at a time. An open size of the first axis is a batch if its name says so, as `N`, `batch` or `batch_size`,
+//! or if nobody named it and other axes follow. Other open sizes, as those of sequences, are taken as they come.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -243,14 +243,19 @@ fn divide(arrays: &mut [Array], inputs: &[Input]) -> Result<(usize, usize), Data
 /// Whether an axis, the first of so many, counts samples.
 fn is_batch(axis: &Dim, rank: usize) -> bool {
     match axis.as_symbol() {
-        Some(Symbol::Named(name)) if name.starts_with("unk") => rank == 4,
         Some(Symbol::Named(name)) => {
             let name = name.to_ascii_lowercase();
-            matches!(&*name, "n" | "b" | "bs") || name.contains("batch")
+            matches!(&*name, "n" | "b" | "bs") || name.contains("batch") || rank > 1 && is_made_up(&name)
         }
-        Some(Symbol::Anonymous(_)) => rank == 4,
+        Some(Symbol::Anonymous(_)) => rank > 1,
         None => false,
     }
+}
+
+/// Whether an exporter made a name: `unk__12` of tf2onnx, `p2o.DynamicDimension.0` of Paddle, `s26` of PyTorch.
+fn is_made_up(name: &str) -> bool {
+    let counted = |rest: &str| !rest.is_empty() && rest.bytes().all(|letter| letter.is_ascii_digit());
+    name.starts_with("unk") || name.contains("dynamic") || name.strip_prefix('s').is_some_and(counted)
 }
 
 /// The bytes of an array. What is compressed is unpacked into a temporary file without a name.
@@ -343,6 +348,9 @@ mod tests {
         let batch = |name: &str| [Dim::symbol(name), Dim::fixed(4096)];
         let inputs = [input("x", &batch("batch_size"))];
         assert_eq!(fed(&[("x", &[12, 4096])], &inputs), (vec![vec![4, 4096]], 3, 12));
+        for made_up in ["unk__7", "p2o.DynamicDimension.0", "s26"] {
+            assert_eq!(fed(&[("x", &[12, 4096])], &[input("x", &batch(made_up))]).1, 3, "{made_up}");
+        }
         // A sequence is not a batch.
         let inputs = [input("x", &batch("T"))];
         assert_eq!(fed(&[("x", &[12, 4096])], &inputs), (vec![vec![12, 4096]], 1, 1));

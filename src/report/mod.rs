@@ -16,6 +16,7 @@ pub use onnx_opt_passes::macs::Macs;
 
 use crate::pruning::PruneReport;
 use crate::quantization::QuantizationReport;
+use crate::static_quantization::StaticReport;
 use crate::verify::VerifyReport;
 
 /// One stage of the work.
@@ -148,6 +149,16 @@ pub enum Skipped {
     Unchanged,
 }
 
+/// What was quantized.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Quantized {
+    /// Weights, or products on the run.
+    Scheme(Box<QuantizationReport>),
+    /// Regions of integers with calibrated scales.
+    Static(Box<StaticReport>),
+}
+
 /// What was done to a model.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -177,7 +188,7 @@ pub struct Report {
     pub pruning: Option<PruneReport>,
     /// What was quantized, if anything.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub quantization: Option<QuantizationReport>,
+    pub quantization: Option<Quantized>,
     /// Rules and passes that were left out because their result differed.
     pub left_out: BTreeSet<String>,
     /// What is worth knowing.

@@ -14,6 +14,7 @@ use crate::calibrate::{CalibrateError, FileError, MergeError};
 use crate::data::{DataError, DataErrorKind};
 use crate::interface::SizeError;
 use crate::similar::{did_you_mean, similar};
+use crate::static_quantization::StaticError;
 
 /// Why there is no result.
 #[derive(Debug, Error)]
@@ -146,6 +147,14 @@ pub enum Error {
     /// A way to round that goes by what weights are multiplied with.
     #[error("`{0}` goes by what weights are multiplied with, and there are no samples")]
     NoSamples(&'static str),
+    /// A model is not quantized by calibrated scales.
+    #[error("{file}: {source}")]
+    Static {
+        /// The file.
+        file: String,
+        /// Why.
+        source: Box<StaticError>,
+    },
     /// A model cannot be made ready for integers.
     #[error("{file}: {reason}")]
     Unquantizable {
@@ -231,6 +240,7 @@ impl Error {
             Self::Calibrate { source: CalibrateError::Engine(_) | CalibrateError::NoLibrary, .. } => {
                 Some("try --engine onnxruntime --ort-lib PATH")
             }
+            Self::Static { source, .. } => source.help(),
             Self::Merge { .. } => Some("calibrate every shard with the same model and options"),
             Self::Refused { .. } => {
                 Some("please report this; --skip NAME leaves a pass or rule out, -O0 all")
@@ -252,6 +262,7 @@ impl Error {
             | Self::NoSuchInput { .. }
             | Self::NoSuchSize { .. }
             | Self::Size { .. } => 2,
+            Self::Static { source, .. } if source.is_usage() => 2,
             Self::Gradient { source, .. } if source.is_usage() => 2,
             Self::Refused { .. } | Self::Differ(_) | Self::Told | Self::NotVerifiable { .. } => 3,
             _ => 1,

@@ -194,7 +194,7 @@ impl Job<'_> {
         }
     }
 
-    fn run_passes(
+    pub(super) fn run_passes(
         &self,
         model: &mut Model,
         left_out: &BTreeSet<String>,

@@ -5,13 +5,13 @@ mod gradient;
 mod job;
 mod options;
 mod original;
+mod static_quantization;
 
 use std::collections::BTreeSet;
 use std::time::Instant;
 
 use onnx_opt_ir::{Model, export};
 use onnx_opt_passes::prune::DeadChannels;
-use onnx_opt_passes::quantize::prepare;
 use onnx_opt_passes::{PassContext, PassError, PassManager, Target, pipeline};
 use onnx_opt_proto::{ModelProto, OperatorSetIdProto};
 use prost::Message;
@@ -21,7 +21,8 @@ use crate::engine::TractEval;
 use crate::interface::Sizes;
 use crate::opset::{Opset, RAISE, conversion};
 use crate::pruning::GroupsReport;
-use crate::report::{Report, Stage, Summary, Verification};
+use crate::report::{Quantized, Report, Stage, Summary, Verification};
+use crate::static_quantization::prepared;
 use crate::verify::{Status, VerifyReport, verify};
 use job::{Attempt, GROWERS, Job};
 use options::refuse_options;
@@ -29,7 +30,7 @@ use original::{Original, declare_types, external_weights, into_model, refuse_ove
 
 pub use error::Error;
 pub use gradient::differentiate;
-pub use options::{Destination, Effort, Options, Source, Trial};
+pub use options::{Destination, Effort, Options, Quantize, Source, Trial};
 pub use original::{Loaded, load};
 
 /// Who hears how the work goes.
@@ -169,8 +170,16 @@ pub fn optimize_with(
         pruning = Some(job.prune(&mut attempt, wanted, &left_out, &mut clock)?);
     }
     let mut quantization = None;
-    if let Some(wanted) = &options.quantization {
-        quantization = Some(job.quantize(&mut attempt, wanted, &mut clock)?);
+    match &options.quantization {
+        Some(Quantize::Scheme(wanted)) => {
+            let report = job.quantize(&mut attempt, wanted, &mut clock)?;
+            quantization = Some(Quantized::Scheme(Box::new(report)));
+        }
+        Some(Quantize::Static(wanted)) => {
+            let report = job.quantize_statically(&mut attempt, wanted, &left_out, &mut clock, &mut notes)?;
+            quantization = Some(Quantized::Static(Box::new(report)));
+        }
+        None => {}
     }
     let versions = |model: &ModelProto| {
         let default = |import: &&OperatorSetIdProto| matches!(import.domain(), "" | "ai.onnx");
@@ -221,10 +230,8 @@ pub fn float_model(source: &Source, level: u8, target: &Target) -> Result<Model,
     let context = PassContext { target: target.clone(), const_eval: Some(&engine), ..PassContext::default() };
     let failed = |source_error| Error::Passes { file: source.name(), source: source_error };
     pipeline(level).run(&mut model, &context, |_, _| {}).map_err(failed)?;
-    if let Some(profile) = target.quantization() {
-        prepare(&mut model, &profile)
-            .map_err(|error| Error::Unquantizable { file: source.name(), reason: error.to_string() })?;
-    }
+    prepared(&mut model, target)
+        .map_err(|error| Error::Static { file: source.name(), source: Box::new(error) })?;
     Ok(model)
 }
 

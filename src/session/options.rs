@@ -16,6 +16,7 @@ use crate::interface::Sizes;
 use crate::opset::Opset;
 use crate::pruning::Pruning;
 use crate::quantization::Quantization;
+use crate::static_quantization::StaticQuantization;
 use crate::verify::{EngineChoice, VerifyOptions};
 
 /// Where a model comes from.
@@ -68,6 +69,15 @@ pub enum Effort {
     Off,
 }
 
+/// How a model is quantized.
+#[derive(Clone, Debug)]
+pub enum Quantize {
+    /// Weights, or products on the run.
+    Scheme(Quantization),
+    /// Regions of integers with calibrated scales.
+    Static(StaticQuantization),
+}
+
 /// What to do with a model.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -94,7 +104,7 @@ pub struct Options {
     /// What is pruned once the graph is optimized, if anything.
     pub pruning: Option<Pruning>,
     /// How the result is quantized, if at all.
-    pub quantization: Option<Quantization>,
+    pub quantization: Option<Quantize>,
     /// The pass after which the listener gets the text of the graph.
     pub print_after: Option<String>,
     /// Whether the result declares the types of inner values.
@@ -183,6 +193,9 @@ impl Trial {
         CalibrateOptions {
             engine: self.engine,
             library: self.library.clone(),
+            seed: self.seed,
+            sizes: self.sizes.clone(),
+            shapes: self.shapes.clone(),
             program: self.program.clone(),
             ..CalibrateOptions::default()
         }
@@ -230,7 +243,7 @@ pub(super) fn refuse_options(
     if options.external_data && *destination == Destination::Stdout {
         return Err(Error::ExternalOnStdout);
     }
-    if let Some(quantization) = &options.quantization
+    if let Some(Quantize::Scheme(quantization)) = &options.quantization
         && quantization.samples.is_empty()
         && matches!(quantization.options.rounding, Rounding::Gptq | Rounding::AdaRound)
     {

@@ -26,6 +26,8 @@ pub(crate) struct Request {
     /// Input sets as encoded graphs whose initializers are the inputs.
     pub data: Vec<PathBuf>,
     pub engine: Engine,
+    /// The engine of the optimized model, with its fastest kernels; that of the original where absent.
+    pub other_engine: Option<Engine>,
     pub seeds: usize,
     pub seed: u64,
     pub sizes: BTreeMap<String, usize>,
@@ -77,6 +79,10 @@ pub(super) fn judge(request: &Request, original: &[u8], optimized: &[u8], data: 
         Ok(executor) => executor,
         Err(error) => return Verdict::Cannot(error.to_string()),
     };
+    let other = match request.other_engine.as_ref().map(|engine| engine.fast(1)).transpose() {
+        Ok(other) => other,
+        Err(error) => return Verdict::Cannot(error.to_string()),
+    };
     let specs = match ModelProto::decode(original) {
         Ok(model) => input_specs(&model.graph.unwrap_or_default()),
         Err(error) => Err(error.to_string()),
@@ -86,12 +92,15 @@ pub(super) fn judge(request: &Request, original: &[u8], optimized: &[u8], data: 
         Err(_) if !data.is_empty() => Vec::new(),
         Err(reason) => return Verdict::Cannot(reason),
     };
-    let judge = Judge { executor: &*executor, request, original, optimized };
+    let other = other.as_deref().unwrap_or(&*executor);
+    let judge = Judge { executor: &*executor, other, request, original, optimized };
     if data.is_empty() { judge.on_random(&specs) } else { judge.on_data(data) }
 }
 
 struct Judge<'a> {
     executor: &'a dyn Executor,
+    /// Runs the optimized model.
+    other: &'a dyn Executor,
     request: &'a Request,
     original: &'a [u8],
     optimized: &'a [u8],
@@ -176,7 +185,7 @@ impl Judge<'_> {
         set: &InputSet,
         expected: &[(String, Tensor)],
     ) -> Result<(), Verdict> {
-        let found = match self.executor.run(self.optimized, set) {
+        let found = match self.other.run(self.optimized, set) {
             Ok(found) => found,
             Err(error @ EngineError::Unsupported { .. }) => return Err(Verdict::Cannot(error.to_string())),
             Err(error) => return Err(self.blame(set, &error)),
@@ -198,7 +207,8 @@ impl Judge<'_> {
     /// that our own inference confirms for the sizes of these inputs: it finds a contradiction that the original has
     /// not. Any other one may be a gap of tract that the original does not touch.
     fn blame(&self, set: &InputSet, error: &EngineError) -> Verdict {
-        if matches!(self.request.engine, Engine::OnnxRuntime(_)) {
+        let engine = self.request.other_engine.as_ref().unwrap_or(&self.request.engine);
+        if matches!(engine, Engine::OnnxRuntime(_)) {
             return Verdict::Broken(error.to_string());
         }
         match (contradiction(self.original, set), contradiction(self.optimized, set)) {

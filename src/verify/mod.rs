@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use onnx_opt_proto::{GraphProto, ModelProto, NodeProto, temporary_prefix, write_stream};
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
 
 pub use bisect::bisect;
 pub use compare::OutputReport;
@@ -88,10 +89,11 @@ impl Default for VerifyOptions {
 }
 
 /// The result of a verification.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "status")]
 pub enum Status {
     /// All outputs agree within their tolerance.
+    #[default]
     Verified,
     /// Nobody knows.
     NotVerifiable {
@@ -106,7 +108,7 @@ pub enum Status {
 }
 
 /// What a verification found.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct VerifyReport {
     /// The result.
     #[serde(flatten)]
@@ -125,13 +127,7 @@ pub struct VerifyReport {
 /// files. Never fails: trouble of any kind is [`Status::NotVerifiable`].
 pub fn verify(original: &ModelProto, optimized: &ModelProto, options: &VerifyOptions) -> VerifyReport {
     let begin = Instant::now();
-    let mut report = VerifyReport {
-        status: Status::Verified,
-        outputs: vec![],
-        engine: String::new(),
-        runs: 0,
-        seconds: 0.0,
-    };
+    let mut report = VerifyReport::default();
     if original != optimized {
         match attempt(original, optimized, options, &mut report) {
             Ok(status) => report.status = status,
@@ -140,6 +136,33 @@ pub fn verify(original: &ModelProto, optimized: &ModelProto, options: &VerifyOpt
     }
     report.seconds = begin.elapsed().as_secs_f64();
     report
+}
+
+/// Holds onnxruntime, with its fastest kernels, against tract on one model; `None` where one of them is not to be asked.
+/// What differs by less than [`VerifyOptions::tolerance`] agrees. Never fails, as [`verify`].
+pub fn agreement(model: &ModelProto, options: &VerifyOptions) -> Option<VerifyReport> {
+    let begin = Instant::now();
+    let (engines, _) = engines(model, model, options);
+    let [Engine::Tract, other] = &engines[..] else { return None };
+    let mut report = VerifyReport::default();
+    let mut compared = || -> anyhow::Result<Status> {
+        let (_folder, mut request) = request(model, model, options)?;
+        request.other_engine = Some(other.clone());
+        Ok(match ask(&request, options) {
+            Verdict::Compared { outputs, runs, condition } => {
+                report.outputs = outputs;
+                report.engine = format!("{} and {}", request.engine.name(), other.name());
+                report.runs = runs;
+                status_of(&report.outputs, condition)
+            }
+            Verdict::Cannot(reason) => Status::NotVerifiable { reason },
+            Verdict::Broken(reason) => Status::Failed { reason },
+        })
+    };
+    let status = compared();
+    report.status = status.unwrap_or_else(|error| Status::NotVerifiable { reason: format!("{error:#}") });
+    report.seconds = begin.elapsed().as_secs_f64();
+    Some(report)
 }
 
 fn attempt(
@@ -152,32 +175,7 @@ fn attempt(
     if engines.is_empty() {
         return Ok(Status::NotVerifiable { reason: reasons.join("; ") });
     }
-    let folder = tempfile::Builder::new().prefix(&temporary_prefix()).tempdir()?;
-    let mut request = Request {
-        original: folder.path().join("original.onnx"),
-        optimized: folder.path().join("optimized.onnx"),
-        data: Vec::new(),
-        engine: Engine::Tract,
-        seeds: options.seeds,
-        seed: options.seed,
-        sizes: options.sizes.clone(),
-        shapes: options.shapes.clone(),
-        tolerance: options
-            .tolerance
-            .or(quantizes(original).then_some(QUANTIZED_TOLERANCE))
-            .map(|tolerance| tolerance.min(f64::MAX)),
-        seconds: options.time_limit.as_secs().max(1),
-    };
-    for (model, path) in [(original, &request.original), (optimized, &request.optimized)] {
-        let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
-        write_stream(model, &mut file)?;
-        file.flush()?;
-    }
-    for (index, set) in options.data.iter().enumerate() {
-        let path = folder.path().join(format!("data_{index}.pb"));
-        std::fs::write(&path, encode_set(set))?;
-        request.data.push(path);
-    }
+    let (_folder, mut request) = request(original, optimized, options)?;
     let mut broken = None;
     for engine in engines {
         request.engine = engine;
@@ -202,6 +200,42 @@ fn attempt(
         }
         None => Status::NotVerifiable { reason: reasons.join("; ") },
     })
+}
+
+/// A request to tract about two models, which lie with the data in a folder that goes when dropped.
+fn request(
+    original: &ModelProto,
+    optimized: &ModelProto,
+    options: &VerifyOptions,
+) -> anyhow::Result<(TempDir, Request)> {
+    let folder = tempfile::Builder::new().prefix(&temporary_prefix()).tempdir()?;
+    let mut request = Request {
+        original: folder.path().join("original.onnx"),
+        optimized: folder.path().join("optimized.onnx"),
+        data: Vec::new(),
+        engine: Engine::Tract,
+        other_engine: None,
+        seeds: options.seeds,
+        seed: options.seed,
+        sizes: options.sizes.clone(),
+        shapes: options.shapes.clone(),
+        tolerance: options
+            .tolerance
+            .or(quantizes(original).then_some(QUANTIZED_TOLERANCE))
+            .map(|tolerance| tolerance.min(f64::MAX)),
+        seconds: options.time_limit.as_secs().max(1),
+    };
+    for (model, path) in [(original, &request.original), (optimized, &request.optimized)] {
+        let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
+        write_stream(model, &mut file)?;
+        file.flush()?;
+    }
+    for (index, set) in options.data.iter().enumerate() {
+        let path = folder.path().join(format!("data_{index}.pb"));
+        std::fs::write(&path, encode_set(set))?;
+        request.data.push(path);
+    }
+    Ok((folder, request))
 }
 
 fn status_of(outputs: &[OutputReport], condition: Option<String>) -> Status {
@@ -330,6 +364,7 @@ mod tests {
             optimized: PathBuf::new(),
             data: vec![],
             engine: Engine::Tract,
+            other_engine: None,
             seeds: 3,
             seed: 0,
             sizes: BTreeMap::new(),

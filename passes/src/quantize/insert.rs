@@ -8,7 +8,7 @@ use super::grid::range_of;
 use super::region::choose;
 use super::scales::grids;
 use super::unit::{Kind, Unit, Units, find};
-use super::weights::{BiasOf, quantize_weights};
+use super::weights::{BiasOf, Form, quantize_weights};
 use super::{Bias, Grid, Placed, Placement, Profile, QuantizeOptions, QuantizeReport, Ranges};
 use crate::rewrite::place;
 
@@ -320,7 +320,15 @@ impl Writer<'_> {
         let terms = integer_bias.and_then(|bias| self.graph.constant(bias)?.to_f32());
         let scale = self.grids.get(&operand).map_or(1.0, |grid| grid.scale);
         let of = terms.as_deref().map(|values| BiasOf { values, operand: scale });
-        let Some(made) = quantize_weights(&tensor, self.profile.weights, channels, of) else { return Ok(()) };
+        // Its own weights meet no others there.
+        let groups = product.int("group").filter(|&groups| groups > 1 && product.is("Conv"));
+        let depthwise = matches!(*tensor.shape(), [count, 1, _, _] if groups == Some(count as i64));
+        let form = Form {
+            element: self.profile.weights,
+            channels,
+            pair_limit: self.profile.pair_limit.filter(|_| !depthwise),
+        };
+        let Some(made) = quantize_weights(&tensor, form, of) else { return Ok(()) };
 
         let key = (weights, made.scales.iter().map(|scale| scale.to_bits()).collect());
         let new = match self.weights.get(&key) {

@@ -121,7 +121,7 @@ fn grid(graph: &Graph, node: &Node) -> Option<Grid> {
 }
 
 /// The only use of a value, if it is one.
-fn only_consumer(graph: &Graph, value: ValueId) -> Option<NodeId> {
+pub(super) fn only_consumer(graph: &Graph, value: ValueId) -> Option<NodeId> {
     let mut consumers = graph.consumers(value);
     match (consumers.next(), consumers.next()) {
         (Some(only), None) if !graph.is_output(value) => Some(only.node),

@@ -20,6 +20,10 @@ pub struct Profile {
     /// Element type of weights, which are symmetric always: of 8 bits, from -127 to 127.
     #[serde(deserialize_with = "integer")]
     pub weights: ElementType,
+    /// The largest sum of the magnitudes of two integers of one sign among the weights of a channel, where more
+    /// overflows. Convolutions with weights of their own for each channel are free of that.
+    #[serde(default)]
+    pub pair_limit: Option<i64>,
     /// Operators whose weights have a scale for each channel of the result.
     #[serde(default)]
     pub per_channel: BTreeSet<String>,
@@ -106,6 +110,12 @@ pub struct Cost {
 }
 
 impl Profile {
+    /// The operators that it may quantize.
+    pub fn operators(&self) -> impl Iterator<Item = &str> {
+        let tables = [&self.products, &self.elementwise, &self.moves];
+        tables.into_iter().flat_map(BTreeMap::keys).map(String::as_str)
+    }
+
     /// The first opset with the operators that this profile writes.
     pub fn opset(&self) -> i64 {
         let narrow = |element: ElementType| element.bits() == 8;
@@ -146,6 +156,9 @@ impl Profile {
         let unknown = named.find(|name| onnx_opt_ir::schema::versions("", name).is_empty());
         if let Some(name) = unknown {
             return Some(format!("`{name}` is no operator of the standard"));
+        }
+        if self.pair_limit.is_some_and(|limit| limit < 2) {
+            return Some("no weights keep below that `pair_limit`".to_owned());
         }
         let wrong = self.ranges.iter().find(|&(_, &[low, high])| Range::new(low, high).is_none());
         wrong.map(|(name, _)| format!("the range of `{name}` is none"))

@@ -3,10 +3,11 @@
 //! Integers that an operator only moves keep their grid, bit by bit, so that it can move them without turning them
 //! into floats. A multiple of a value has the integers of that value, on a multiple of its grid.
 
-use onnx_opt_ir::{Graph, ValueId};
+use onnx_opt_ir::{Graph, Node, NodeId, ValueId};
 use petgraph::unionfind::UnionFind;
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::oracle::only_consumer;
 use super::unit::{Kind, Unit};
 use super::{Grid, Profile, Range, Ranges};
 use crate::rules::clip::{Limits, limits_of};
@@ -81,7 +82,10 @@ fn range(
     if let Some(fixed) = producer.and_then(|node| profile.fixed_range(node.op_type())) {
         return Some(fixed);
     }
-    let range = *ranges.get(&graph.display_name(value))?;
+    let mut range = *ranges.get(&graph.display_name(value))?;
+    if let Some(floor) = gate_floor(graph, value) {
+        range.low = range.low.max(floor as f32);
+    }
     Some(match unit.and_then(|unit| limits(graph, unit)) {
         Some(limits) => {
             let (low, high) = (limits.low as f32, limits.high as f32);
@@ -89,6 +93,39 @@ fn range(
         }
         None => range,
     })
+}
+
+/// What is taken by a gate alone, x·clip(x + c, 0, l)·f with c > 0 as in a HardSwish, is the same to it anywhere below
+/// −c: the result is zero. Integers are not wasted on that, which may be most of the range.
+fn gate_floor(graph: &Graph, value: ValueId) -> Option<f64> {
+    let consumers: Vec<NodeId> = graph.consumers(value).map(|consumer| consumer.node).collect();
+    let &[first, second] = &consumers[..] else { return None };
+    if graph.is_output(value) {
+        return None;
+    }
+    let (sum, product) = if graph.node(first).is("Add") { (first, second) } else { (second, first) };
+    let (sum, product_node) = (graph.node(sum), graph.node(product));
+    if !sum.is("Add") || !product_node.is("Mul") {
+        return None;
+    }
+    let constant = |node: &Node| {
+        let mut operands = node.inputs().iter().flatten();
+        operands.find_map(|&operand| graph.constant(operand)?.single_f64())
+    };
+    let offset = constant(sum).filter(|&offset| offset > 0.0)?;
+    let clip = only_consumer(graph, sum.single_output()?)?;
+    limits_of(graph, graph.node(clip)).filter(|limits| limits.low == 0.0)?;
+    let mut gate = graph.node(clip).single_output()?;
+    for _ in 0..2 {
+        let next = only_consumer(graph, gate)?;
+        if next == product {
+            return Some(-offset);
+        }
+        let scaled = graph.node(next);
+        constant(scaled).filter(|_| scaled.is("Mul"))?;
+        gate = scaled.single_output()?;
+    }
+    None
 }
 
 /// The limits of the activation that vanishes into a unit.
@@ -121,5 +158,33 @@ impl Groups {
 
     fn join(&mut self, a: usize, b: usize) {
         self.sets.union(a, b);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Fixture;
+
+    #[test]
+    fn what_a_gate_alone_takes_ends_where_the_gate_is_shut() {
+        let gate = |offset: f64, more: bool| {
+            let mut f = Fixture::new(13);
+            let x = f.input("x", &[1, 4]);
+            let x = f.op("Neg", &[x]);
+            let [offset, low, high, factor] = [offset, 0.0, 6.0, 0.5].map(|value| f.scalar(value));
+            let sum = f.op("Add", &[x, offset]);
+            let clip = f.op("Clip", &[sum, low, high]);
+            let scaled = f.op("Mul", &[clip, factor]);
+            let y = f.op("Mul", &[x, scaled]);
+            if more {
+                let other = f.op("Abs", &[x]);
+                f.output("other", other);
+            }
+            gate_floor(&f.with_output(y).graph, x)
+        };
+        assert_eq!(gate(3.0, false), Some(-3.0));
+        assert_eq!(gate(3.0, true), None);
+        assert_eq!(gate(-3.0, false), None);
     }
 }

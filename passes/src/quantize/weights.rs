@@ -25,15 +25,21 @@ pub(super) struct BiasOf<'a> {
 /// Largest 32-bit integer of a bias, with room for rounding.
 const LARGEST: f64 = i32::MAX as f64 / 1.0001;
 
-/// The symmetric integers nearest to some weights, with a scale for each place on axis `channels`, or one scale.
-/// `None` where the shape does not fit.
-pub(super) fn quantize_weights(
-    tensor: &Tensor,
-    element: ElementType,
-    channels: Option<usize>,
-    bias: Option<BiasOf<'_>>,
-) -> Option<Weights> {
+/// What the integers of weights keep to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Form {
+    /// Type of the integers.
+    pub element: ElementType,
+    /// The axis with a scale for each place; one scale where absent.
+    pub channels: Option<usize>,
+    /// The largest sum of the magnitudes of two integers of one sign in a channel.
+    pub pair_limit: Option<i64>,
+}
+
+/// The symmetric integers nearest to some weights. `None` where the shape does not fit.
+pub(super) fn quantize_weights(tensor: &Tensor, form: Form, bias: Option<BiasOf<'_>>) -> Option<Weights> {
     let values = tensor.to_f32()?;
+    let Form { element, channels, pair_limit } = form;
     let (count, inner) = match channels {
         Some(axis) => {
             (*tensor.shape().get(axis)?, tensor.shape().get(axis + 1..)?.iter().product::<usize>().max(1))
@@ -42,13 +48,11 @@ pub(super) fn quantize_weights(
     };
     let channel = |index: usize| (index / inner) % count.max(1);
     let (_, highest) = limits(element, true);
-    let mut largest = vec![0f32; count];
-    for (index, value) in values.iter().enumerate() {
-        let place = largest.get_mut(channel(index))?;
-        *place = place.max(value.abs());
+    let mut extremes = vec![Extremes::default(); count];
+    for (index, &value) in values.iter().enumerate() {
+        extremes.get_mut(channel(index))?.see(value);
     }
-    let mut scales: Vec<f32> =
-        largest.iter().map(|&largest| (f64::from(largest) / highest as f64) as f32).collect();
+    let mut scales: Vec<f32> = extremes.iter().map(|extremes| extremes.scale(highest, pair_limit)).collect();
     // A channel of zeros has any scale; that of another keeps the bias fine enough.
     let others = scales.iter().copied().fold(0f32, f32::max);
     let others = if others < SMALLEST { 1.0 } else { others };
@@ -89,6 +93,37 @@ pub(super) fn quantize_weights(
     Some(Weights { integers, scales, bias })
 }
 
+/// The two largest and the two smallest weights of a channel, by magnitude.
+#[derive(Clone, Copy, Debug, Default)]
+struct Extremes {
+    above: [f32; 2],
+    below: [f32; 2],
+}
+
+impl Extremes {
+    fn see(&mut self, value: f32) {
+        let side = if value > 0.0 { &mut self.above } else { &mut self.below };
+        let size = value.abs();
+        if size > side[0] {
+            *side = [size, side[0]];
+        } else if size > side[1] {
+            side[1] = size;
+        }
+    }
+
+    /// The scale by which the largest comes to `highest`, or as near to that as no pair comes to more than `limit`.
+    fn scale(&self, highest: i64, limit: Option<i64>) -> f32 {
+        let largest = f64::from(self.above[0].max(self.below[0]));
+        let scale = |level: i64| (largest / level as f64) as f32;
+        let fits = |&level: &i64| {
+            let steps = |value: f32| (value / scale(level)).round_ties_even() as i64;
+            let pair = |side: [f32; 2]| steps(side[0]) + steps(side[1]);
+            limit.is_none_or(|limit| largest == 0.0 || pair(self.above).max(pair(self.below)) <= limit)
+        };
+        scale((1..=highest).rev().find(fits).unwrap_or(1))
+    }
+}
+
 /// A scale below this makes the scale of the bias vanish.
 const SMALLEST: f32 = 1e-24;
 
@@ -97,16 +132,36 @@ const SMALLEST: f32 = 1e-24;
 mod tests {
     use super::*;
 
+    fn form(channels: Option<usize>) -> Form {
+        Form { element: ElementType::Int8, channels, pair_limit: None }
+    }
+
+    #[test]
+    fn no_pair_of_one_sign_goes_past_the_limit() {
+        let values: [&[f32]; 4] =
+            [&[1.0, 1.0, -1.0], &[1.0, -1.0, 0.0], &[0.3, 0.2999, -0.1], &[1.0, 0.25, 0.1]];
+        let largest = [64, 127, 64, 102];
+        for (values, largest) in values.into_iter().zip(largest) {
+            let weights = Tensor::from_f32(&[1, 3], values).unwrap();
+            let form = Form { pair_limit: Some(128), ..form(Some(0)) };
+            let made = quantize_weights(&weights, form, None).unwrap().integers.to_i64().unwrap();
+            assert_eq!(made.iter().map(|value| value.abs()).max(), Some(largest), "{made:?}");
+            for (a, b) in [(0, 1), (0, 2), (1, 2)].map(|(a, b)| (made[a], made[b])) {
+                assert!(a * b < 0 || a.abs() + b.abs() <= 128, "{made:?}");
+            }
+        }
+    }
+
     #[test]
     fn channels_have_scales_of_their_own() {
         let weights = Tensor::from_f32(&[2, 3], &[1.27, 0.635, -1.27, 2.54, 0.0, 0.02]).unwrap();
-        let rows = quantize_weights(&weights, ElementType::Int8, Some(0), None).unwrap();
+        let rows = quantize_weights(&weights, form(Some(0)), None).unwrap();
         assert_eq!(rows.scales, [0.01, 0.02]);
         assert_eq!(rows.integers.to_i64().unwrap(), [127, 64, -127, 127, 0, 1]);
-        let columns = quantize_weights(&weights, ElementType::Int8, Some(1), None).unwrap();
+        let columns = quantize_weights(&weights, form(Some(1)), None).unwrap();
         assert_eq!(columns.scales.len(), 3);
         assert_eq!(columns.integers.to_i64().unwrap(), [64, 127, -127, 127, 0, 2]);
-        let whole = quantize_weights(&weights, ElementType::Int8, None, None).unwrap();
+        let whole = quantize_weights(&weights, form(None), None).unwrap();
         assert_eq!((whole.scales, whole.integers.shape()), (vec![0.02], &[2, 3][..]));
     }
 
@@ -114,7 +169,7 @@ mod tests {
     fn a_bias_that_would_overflow_widens_its_weights() {
         let weights = Tensor::from_f32(&[2, 1], &[1.27e-12, 1.27]).unwrap();
         let bias = BiasOf { values: &[5.0, 0.5], operand: 0.1 };
-        let made = quantize_weights(&weights, ElementType::Int8, Some(0), Some(bias)).unwrap();
+        let made = quantize_weights(&weights, form(Some(0)), Some(bias)).unwrap();
         let (integers, scales) = made.bias.unwrap();
         let back: Vec<f64> =
             integers.to_f64().unwrap().iter().zip(&scales).map(|(b, &s)| b * f64::from(s)).collect();
@@ -127,7 +182,7 @@ mod tests {
     fn a_channel_of_zeros_keeps_its_bias() {
         let weights = Tensor::from_f32(&[2, 1], &[0.0, 1.27]).unwrap();
         let bias = BiasOf { values: &[0.25, 0.0], operand: 0.01 };
-        let made = quantize_weights(&weights, ElementType::Int8, Some(0), Some(bias)).unwrap();
+        let made = quantize_weights(&weights, form(Some(0)), Some(bias)).unwrap();
         let (integers, scales) = made.bias.unwrap();
         assert!((integers.to_f64().unwrap()[0] * f64::from(scales[0]) - 0.25).abs() < 1e-4);
     }

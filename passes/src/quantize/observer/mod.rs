@@ -72,7 +72,7 @@ impl FromStr for Observer {
 
     fn from_str(text: &str) -> Result<Self, String> {
         Ok(match text {
-            "min-max" => Self::MinMax,
+            "min-max" | "minmax" => Self::MinMax,
             "moving-average" => Self::MovingAverage,
             "percentile" => Self::Percentile(PERCENTILE),
             "entropy" => Self::Entropy,

@@ -1,0 +1,316 @@
+//! Static quantization on the way of a model: the optimized model is put as the target wants it, calibrated, marked, and held
+//! against the original.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use onnx_opt_ir::{Graph, ImportError, Model, export, import};
+use onnx_opt_passes::Target;
+use onnx_opt_passes::quantize::oracle::{Prediction, predict};
+use onnx_opt_passes::quantize::{
+    Observer, Placement, Profile, QuantizeError, QuantizeOptions, QuantizeReport, insert, observed, prepare,
+};
+use onnx_opt_passes::rewrite::place;
+use onnx_opt_proto::Document;
+use regex::Regex;
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::calibrate::{CalibrateError, CalibrateOptions, Calibration, FileError, calibrate, model_hash};
+use crate::data::{self, DataError, DataErrorKind, Named};
+use crate::session::Listener;
+use crate::similar::{did_you_mean, similar};
+use crate::verify::VerifyReport;
+
+/// What to quantize, and by what data.
+#[derive(Clone, Debug)]
+pub struct StaticQuantization {
+    /// Files and folders of samples; random samples where there are none, and no calibration.
+    pub data: Vec<PathBuf>,
+    /// What a calibration found, in place of another one.
+    pub calibration: Option<PathBuf>,
+    /// How ranges are chosen.
+    pub observer: Observer,
+    /// Of these nodes alone, where given: names, or regular expressions where no node has such a name.
+    pub nodes: Vec<String>,
+    /// Of these operators alone, where given.
+    pub operators: BTreeSet<String>,
+    /// Not these nodes, named in the same way.
+    pub exclude: Vec<String>,
+}
+
+/// Why a model is not quantized.
+#[derive(Debug, Error)]
+pub enum StaticError {
+    /// The profile of the target has no table for it.
+    #[error("the profile of {0} does not say how it computes with integers")]
+    NoProfile(String),
+    /// No node goes by a name.
+    #[error("no node is called `{pattern}`, nor has a name that this matches{}", did_you_mean(similar))]
+    NoSuchNode {
+        /// The name or regular expression.
+        pattern: String,
+        /// What may be meant.
+        similar: Option<String>,
+    },
+    /// The target has no integers for an operator.
+    #[error("{target} has no integer kernel for `{operator}` (it has some for {known})")]
+    NoSuchOperator {
+        /// The target.
+        target: String,
+        /// The operator.
+        operator: String,
+        /// Those that it has.
+        known: String,
+    },
+    /// The graph cannot be changed so.
+    #[error(transparent)]
+    Insert(#[from] QuantizeError),
+    /// The prepared model cannot be read again.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    /// No ranges.
+    #[error("calibration: {0}")]
+    Calibrate(#[from] CalibrateError),
+    /// A calibration that cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A calibration of something else.
+    #[error("{0} is the calibration of another model, or of this one optimized in another way")]
+    OtherModel(String),
+}
+
+impl StaticError {
+    /// The way out, if there is one to name.
+    pub(crate) fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::NoSuchNode { .. } => Some(
+                "`onnx-opt inspect --text` lists the nodes; a node without a name has that of its first result",
+            ),
+            Self::OtherModel(_) => Some(
+                "calibrate with the same -O and --target, and without other options that change the model",
+            ),
+            Self::Calibrate(CalibrateError::NotANumber { .. }) => {
+                Some("look at that sample, or leave the nodes that take the value out with --exclude")
+            }
+            Self::Calibrate(CalibrateError::Engine(_) | CalibrateError::NoLibrary) => {
+                Some("try --engine onnxruntime --ort-lib PATH")
+            }
+            Self::Calibrate(CalibrateError::Data(DataError { kind: DataErrorKind::Missing(_), .. })) => {
+                Some("a sample names its tensors as the model does its inputs: `onnx-opt inspect` lists them")
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether names are wrong that the user gave.
+    pub(crate) fn is_usage(&self) -> bool {
+        matches!(self, Self::NoSuchNode { .. } | Self::NoSuchOperator { .. })
+    }
+}
+
+/// What was quantized.
+#[derive(Clone, Debug, Serialize)]
+pub struct StaticReport {
+    /// The scheme.
+    pub scheme: &'static str,
+    /// How ranges were chosen.
+    pub observer: String,
+    /// Samples that they come from.
+    pub samples: u64,
+    /// Whether those were random.
+    pub random: bool,
+    /// What computes with integers.
+    #[serde(flatten)]
+    pub placed: QuantizeReport,
+    /// Nodes that compute with floats since the target has no integer kernel for their operator, by operator.
+    pub no_kernel: BTreeMap<String, usize>,
+    /// What onnxruntime makes of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub onnxruntime: Option<Prediction>,
+    /// How far the outputs are from those of the original, or of the pruned model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<VerifyReport>,
+    /// How far the outputs by tract are from those by onnxruntime with its integer kernels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<VerifyReport>,
+}
+
+/// A result is compared with the original on so many sets of samples.
+const COMPARED: usize = 4;
+
+/// So many samples are drawn where there are no data.
+const RANDOM_SAMPLES: usize = 8;
+
+/// Puts a model as the target wants it before it is calibrated; values have the names then that a calibration knows.
+///
+/// # Errors
+/// If the target says nothing of integers, or the model cannot be put so.
+pub fn prepared(model: &mut Model, target: &Target) -> Result<Profile, StaticError> {
+    let profile = target.quantization().ok_or_else(|| StaticError::NoProfile(target.name.clone()))?;
+    name_values(model)?;
+    prepare(model, &profile)?;
+    name_values(model)?;
+    Ok(profile)
+}
+
+/// Gives values the names that they have in a file.
+fn name_values(model: &mut Model) -> Result<(), ImportError> {
+    *model = import(Document { model: export(model), file_bytes: 0, unknown_fields: 0, folder: None })?;
+    Ok(())
+}
+
+/// Quantizes an optimized model in place.
+///
+/// # Errors
+/// If a name fits nothing, calibration fails, or the graph refuses it.
+pub fn quantize(
+    model: &mut Model,
+    target: &Target,
+    wanted: &StaticQuantization,
+    calibration: &CalibrateOptions,
+    listener: &dyn Listener,
+) -> Result<StaticReport, StaticError> {
+    let profile = prepared(model, target)?;
+    let known: BTreeSet<&str> = profile.operators().collect();
+    if let Some(operator) = wanted.operators.iter().find(|name| !known.contains(name.as_str())) {
+        return Err(StaticError::NoSuchOperator {
+            target: target.name.clone(),
+            operator: operator.clone(),
+            known: known.into_iter().collect::<Vec<_>>().join(", "),
+        });
+    }
+    let options = wanted.options(&model.graph)?;
+    let names = observed(&model.graph, &profile, &options);
+    let no_kernel = strangers(&model.graph, &profile);
+    let mut report = StaticReport {
+        scheme: "int8",
+        observer: wanted.observer.to_string(),
+        samples: 0,
+        random: false,
+        placed: QuantizeReport::default(),
+        no_kernel,
+        onnxruntime: None,
+        error: None,
+        agreement: None,
+    };
+    if !names.is_empty() {
+        let found = wanted.calibration(model, &names, calibration, listener)?;
+        let ranges = found.ranges(wanted.observer, profile.activations, profile.symmetric);
+        listener.stage("quantize");
+        report.placed = insert(model, &ranges, &profile, &options)?;
+        (report.samples, report.random) = (found.samples, found.random);
+    }
+    Ok(report)
+}
+
+/// Operators on floats that a profile does not know, and how many nodes there are of each.
+fn strangers(graph: &Graph, profile: &Profile) -> BTreeMap<String, usize> {
+    let known: BTreeSet<&str> = profile.operators().collect();
+    let mut found = BTreeMap::new();
+    for (_, node) in graph.nodes() {
+        let element = node.output(0).and_then(|value| graph.element(value));
+        if element.is_some_and(|element| element.is_float()) && !known.contains(node.op_type()) {
+            *found.entry(node.op_type().to_owned()).or_default() += 1;
+        }
+    }
+    found
+}
+
+impl StaticQuantization {
+    /// Quantizes all that gains by it, with ranges from these samples.
+    pub fn new(data: Vec<PathBuf>) -> Self {
+        Self {
+            data,
+            calibration: None,
+            observer: Observer::SquaredError,
+            nodes: Vec::new(),
+            operators: BTreeSet::new(),
+            exclude: Vec::new(),
+        }
+    }
+
+    fn options(&self, graph: &Graph) -> Result<QuantizeOptions, StaticError> {
+        let names: BTreeSet<String> = graph.nodes().map(|(_, node)| place(graph, node)).collect();
+        let matching = |patterns: &[String]| -> Result<BTreeSet<String>, StaticError> {
+            let mut found = BTreeSet::new();
+            for pattern in patterns {
+                found.extend(named(&names, pattern)?);
+            }
+            Ok(found)
+        };
+        let nodes = matching(&self.nodes)?;
+        Ok(QuantizeOptions {
+            nodes: (!self.nodes.is_empty()).then_some(nodes),
+            operators: (!self.operators.is_empty()).then(|| self.operators.clone()),
+            exclude: matching(&self.exclude)?,
+        })
+    }
+
+    /// Some of the samples, to compare models on.
+    pub(crate) fn samples(&self, graph: &Graph) -> Result<Vec<Named>, DataError> {
+        let inputs = data::inputs(graph);
+        let mut found = Vec::new();
+        for path in &self.data {
+            for sample in data::samples(path, &inputs)? {
+                for feed in sample.feeds(&inputs)?.take(COMPARED - found.len()) {
+                    found.push(feed?);
+                }
+                if found.len() == COMPARED {
+                    return Ok(found);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The calibration that is given, or that of the data.
+    fn calibration(
+        &self,
+        model: &Model,
+        names: &BTreeSet<String>,
+        options: &CalibrateOptions,
+        listener: &dyn Listener,
+    ) -> Result<Calibration, StaticError> {
+        if let Some(path) = &self.calibration {
+            let found = Calibration::read(path)?;
+            if found.model != model_hash(model) {
+                return Err(StaticError::OtherModel(path.display().to_string()));
+            }
+            return Ok(found);
+        }
+        let random = if self.data.is_empty() { RANDOM_SAMPLES } else { 0 };
+        let options = CalibrateOptions { random, ..options.clone() };
+        Ok(calibrate(model, names, &self.data, &options, listener)?)
+    }
+}
+
+/// The name itself if it is one, else those that a regular expression matches.
+fn named(names: &BTreeSet<String>, pattern: &str) -> Result<BTreeSet<String>, StaticError> {
+    if names.contains(pattern) {
+        return Ok(BTreeSet::from([pattern.to_owned()]));
+    }
+    let matched: BTreeSet<String> = match Regex::new(pattern) {
+        Ok(pattern) => names.iter().filter(|name| pattern.is_match(name)).cloned().collect(),
+        Err(_) => BTreeSet::new(),
+    };
+    if matched.is_empty() {
+        let similar = similar(pattern, names.iter().map(String::as_str));
+        return Err(StaticError::NoSuchNode { pattern: pattern.to_owned(), similar });
+    }
+    Ok(matched)
+}
+
+impl StaticReport {
+    /// Predicts what onnxruntime makes of the result, where it is for that.
+    pub(crate) fn foresee(&mut self, graph: &Graph, target: &Target) {
+        let results = target.quantization().is_some_and(|profile| profile.placement == Placement::Results);
+        self.onnxruntime = results.then(|| predict(graph));
+    }
+
+    /// Smallest ratio of signal to error of an output, in decibels; `None` where nothing was measured or differs.
+    pub fn sqnr_db(&self) -> Option<f64> {
+        let outputs = &self.error.as_ref()?.outputs;
+        outputs.iter().filter_map(|output| output.sqnr_db).reduce(f64::min)
+    }
+}

@@ -1,0 +1,270 @@
+//! Quantization from end to end: a float model and samples go in, a model that computes with integers comes out, and a
+//! report that says what was measured.
+//!
+//! Comparisons with onnxruntime run where `ORT_DYLIB_PATH` names its library.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use onnx_opt::ir::load::load;
+use onnx_opt::ir::{ElementType, Model, NewNode, export};
+use onnx_opt::passes::testing::Fixture;
+use onnx_opt::proto::{WriteOptions, read_file, write_file};
+use predicates::prelude::PredicateBooleanExt as _;
+use predicates::str::contains;
+use serde_json::Value;
+
+fn fixture(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name).display().to_string()
+}
+
+fn onnx_opt(arguments: &[&str]) -> assert_cmd::assert::Assert {
+    Command::new(env!("CARGO_BIN_EXE_onnx-opt")).args(arguments).assert()
+}
+
+/// A folder with a float model, samples for it, and room for a result.
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new(model: Model, samples: &[f32]) -> Self {
+        let place = Self { folder: tempfile::tempdir().unwrap() };
+        write_file(export(&model), &place.path("m.onnx"), &WriteOptions::default()).unwrap();
+        place.npy("x.npy", &[1, 3, 16, 16], samples);
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn name(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    /// An array file of floats, which repeats some numbers.
+    fn npy(&self, name: &str, shape: &[usize], values: &[f32]) {
+        let sizes: String = shape.iter().map(|size| format!("{size},")).collect();
+        let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({sizes}), }}\n");
+        let mut file = fs::File::create(self.path(name)).unwrap();
+        file.write_all(b"\x93NUMPY\x01\x00").unwrap();
+        file.write_all(&(header.len() as u16).to_le_bytes()).unwrap();
+        file.write_all(header.as_bytes()).unwrap();
+        let count = shape.iter().product();
+        values.iter().cycle().take(count).for_each(|value| file.write_all(&value.to_le_bytes()).unwrap());
+    }
+
+    /// Quantizes the model with more arguments and gives the report.
+    fn quantized(&self, arguments: &[&str]) -> Value {
+        let [model, result, samples] = ["m.onnx", "q.onnx", "x.npy"].map(|name| self.name(name));
+        let mut all = vec![&*model, "-o", &result, "--json", "--quantize", "int8"];
+        if !arguments.contains(&"--calibration") {
+            all.extend(["--calibrate", &samples]);
+        }
+        all.extend(arguments);
+        serde_json::from_slice(&onnx_opt(&all).success().get_output().stdout).unwrap()
+    }
+
+    fn result(&self) -> Model {
+        load(read_file(&self.path("q.onnx")).unwrap()).unwrap()
+    }
+}
+
+/// Three convolutions around a sum, and a classifier.
+fn residual(opset: i64) -> Model {
+    let mut f = Fixture::new(opset);
+    let x = f.input("x", &[1, 3, 16, 16]);
+    let conv = |f: &mut Fixture, x, shape: &[usize], name: &str| {
+        let (weights, bias) = (f.weights(shape), f.weights(&shape[..1]));
+        let node = NewNode::new("Conv", [x, weights, bias]).with("pads", vec![1i64; 4]);
+        f.node(NewNode { name: Some(name.into()), ..node })
+    };
+    let stem = conv(&mut f, x, &[32, 3, 3, 3], "stem");
+    let stem = f.op("Relu", &[stem]);
+    let a = conv(&mut f, stem, &[32, 32, 3, 3], "stem_a");
+    let a = f.op("Relu", &[a]);
+    let b = conv(&mut f, a, &[32, 32, 3, 3], "stem_b");
+    let sum = f.op("Add", &[b, stem]);
+    let sum = f.op("Relu", &[sum]);
+    let mean = f.op("GlobalAveragePool", &[sum]);
+    let flat = f.op("Flatten", &[mean]);
+    let (weights, bias) = (f.weights(&[10, 32]), f.weights(&[10]));
+    let y = f.node(NewNode::new("Gemm", [flat, weights, bias]).with("transB", 1));
+    f.with_output(y).into_model()
+}
+
+const NUMBERS: [f32; 7] = [0.3, -1.2, 0.9, 2.0, -0.4, 0.1, -2.2];
+
+fn note_of(report: &Value, words: &str) -> bool {
+    report["notes"].as_array().unwrap().iter().any(|note| note.as_str().unwrap().contains(words))
+}
+
+fn count(model: &Model, op_type: &str) -> usize {
+    model.graph.nodes().filter(|(_, node)| node.is(op_type)).count()
+}
+
+#[test]
+fn every_product_computes_with_integers_and_the_report_says_so() {
+    let place = Place::new(residual(13), &NUMBERS);
+    let report = place.quantized(&[]);
+    let quantization = &report["quantization"];
+    assert_eq!(quantization["quantized"]["Conv"], 3);
+    assert_eq!((&quantization["scheme"], &quantization["samples"]), (&"int8".into(), &1.into()));
+    assert_eq!(quantization["onnxruntime"]["kernels"]["QLinearConv"], 3, "{quantization:#}");
+    let error = &quantization["error"];
+    assert_eq!((&error["status"], &error["engine"]), (&"verified".into(), &"tract".into()));
+    assert!(error["outputs"][0]["sqnr_db"].as_f64().unwrap() > 20.0, "{error:#}");
+    if std::env::var_os("ORT_DYLIB_PATH").is_some() {
+        let agreement = &quantization["agreement"];
+        assert!(agreement["outputs"][0]["max_relative_to_range"].as_f64().unwrap() < 0.03, "{agreement:#}");
+    }
+    assert!(report["after"]["bytes"].as_u64() < report["before"]["bytes"].as_u64());
+    let result = place.result();
+    for value in [result.graph.inputs()[0].value, result.graph.outputs()[0].value] {
+        assert_eq!(result.graph.element(value), Some(ElementType::Float));
+    }
+}
+
+#[test]
+fn the_table_says_what_was_measured() {
+    let place = Place::new(residual(13), &NUMBERS);
+    let [model, result, samples] = ["m.onnx", "q.onnx", "x.npy"].map(|name| place.name(name));
+    let arguments = [&*model, "-o", &result, "--quantize", "int8", "--calibrate", &samples];
+    onnx_opt(&[&arguments[..], &["--exclude", "stem_b", "--calibration-method", "minmax"]].concat())
+        .success()
+        .stdout(contains("quantized: int8 for onnx, ranges by min-max of 1 sample"))
+        .stdout(contains("it is excluded").and(contains("stem_b")))
+        .stdout(contains("QLinearConv"))
+        .stdout(contains("against the original: ").and(contains("dB")));
+}
+
+#[test]
+fn the_operator_set_is_raised_as_far_as_scales_by_channel_need() {
+    let place = Place::new(residual(11), &NUMBERS);
+    let report = place.quantized(&[]);
+    assert!(note_of(&report, "raised from 11 to 13"), "{report:#}");
+    assert_eq!(place.result().graph.opset(), 13);
+}
+
+#[test]
+fn every_target_marks_integers_its_own_way() {
+    for target in ["onnxruntime", "onnxruntime-arm", "tensorrt", "openvino", "qnn", "tract"] {
+        let place = Place::new(residual(13), &NUMBERS);
+        let report = place.quantized(&["--target", target]);
+        assert!(report["quantization"]["quantized"]["Conv"].as_u64() > Some(0), "{target}: {report:#}");
+        assert!(count(&place.result(), "QuantizeLinear") > 0, "{target}");
+    }
+}
+
+#[test]
+fn nodes_are_chosen_by_name_pattern_and_operator() {
+    let place = Place::new(residual(13), &NUMBERS);
+    let barred = |arguments: &[&str], reason: &str| -> Vec<String> {
+        let report = place.quantized(arguments);
+        let nodes = report["quantization"]["nodes"].as_array().unwrap().iter();
+        let barred = nodes.filter(|node| node["operator"] == "Conv" && node["float"] == reason);
+        barred.map(|node| node["node"].as_str().unwrap().to_owned()).collect()
+    };
+    let excluded = |names: &str| barred(&["--exclude", names], "it is excluded");
+    // A name is that node alone, though it begins others; as a pattern it is all of them.
+    assert_eq!(excluded("stem"), ["stem"]);
+    assert_eq!(excluded("^stem"), ["stem", "stem_a", "stem_b"]);
+    assert_eq!(excluded("stem_a,stem_b"), ["stem_a", "stem_b"]);
+    assert_eq!(barred(&["--nodes", "stem_."], "it is not among the nodes asked for"), ["stem"]);
+    let others = "its operator is not among those asked for";
+    assert_eq!(barred(&["--ops", "Gemm"], others).len(), 3);
+    assert_eq!(barred(&["--ops", "Conv"], others).len(), 0);
+}
+
+#[test]
+fn a_calibration_is_as_good_as_its_samples() {
+    let place = Place::new(residual(13), &NUMBERS);
+    let [model, samples, calibration] = ["m.onnx", "x.npy", "c.json"].map(|name| place.name(name));
+    place.quantized(&[]);
+    let from_samples = fs::read(place.path("q.onnx")).unwrap();
+    onnx_opt(&["calibrate", &model, "--data", &samples, "-o", &calibration]).success();
+    place.quantized(&["--calibration", &calibration]);
+    assert_eq!(fs::read(place.path("q.onnx")).unwrap(), from_samples);
+    let report = place.quantized(&["--calibration", &calibration, "--calibrate", &samples]);
+    assert_eq!(report["quantization"]["error"]["runs"], 1);
+    let [other, result] = [fixture("mnist_resnet.onnx"), place.name("o.onnx")];
+    onnx_opt(&[&other, "-o", &result, "--quantize", "int8", "--calibration", &calibration])
+        .failure()
+        .code(1)
+        .stderr(contains("is the calibration of another model"));
+    assert!(!place.path("o.onnx").exists());
+}
+
+#[test]
+fn pruning_comes_before_quantization_in_one_report() {
+    let place = Place::new(residual(13), &NUMBERS);
+    let report = place.quantized(&["--prune", "0.5"]);
+    assert!(
+        report["pruning"]["after"]["parameters"].as_u64()
+            < report["pruning"]["before"]["parameters"].as_u64()
+    );
+    // What pruning changed is not held against integers.
+    let error = &report["quantization"]["error"]["outputs"][0]["sqnr_db"];
+    assert!(error.as_f64().unwrap() > 15.0, "{error}");
+    assert!(report["pruning"]["error"]["outputs"][0]["sqnr_db"].as_f64() < error.as_f64());
+}
+
+#[test]
+fn random_samples_come_with_a_warning() {
+    let place = Place::new(residual(13), &NUMBERS);
+    let [model, result] = ["m.onnx", "q.onnx"].map(|name| place.name(name));
+    onnx_opt(&[&model, "-o", &result, "--quantize", "int8"])
+        .success()
+        .stdout(contains("calibrated on random samples"));
+}
+
+#[test]
+fn a_model_without_integer_kernels_stays_as_it_is_and_is_told() {
+    let mut f = Fixture::new(13);
+    let x = f.input("x", &[1, 3, 16, 16]);
+    let y = f.op("Softmax", &[x]);
+    let place = Place::new(f.with_output(y).into_model(), &NUMBERS);
+    let report = place.quantized(&[]);
+    assert!(note_of(&report, "nothing was quantized"), "{report:#}");
+    assert_eq!(report["quantization"]["no_kernel"]["Softmax"], 1);
+    assert_eq!(count(&place.result(), "QuantizeLinear"), 0);
+}
+
+#[test]
+fn what_cannot_be_done_is_said_and_nothing_is_written() {
+    let place = Place::new(residual(13), &NUMBERS);
+    place.npy("nan.npy", &[1, 3, 16, 16], &[1.0, f32::NAN]);
+    place.npy("small.npy", &[1, 3, 8], &NUMBERS);
+    fs::create_dir(place.path("empty")).unwrap();
+    fs::create_dir(place.path("names")).unwrap();
+    place.npy("names/x.npy", &[1, 3, 16, 16], &NUMBERS);
+    place.npy("names/z.npy", &[1, 3, 16, 16], &NUMBERS);
+    fs::write(place.path("c.json"), "{}").unwrap();
+    let [model, result, samples] = ["m.onnx", "q.onnx", "x.npy"].map(|name| place.name(name));
+    let at = |name: &str| place.name(name);
+    let wrong: [(&[&str], i32, &str); 11] = [
+        (&["--calibrate", &at("nowhere")], 1, "nowhere: cannot read"),
+        (&["--calibrate", &at("empty")], 1, "empty: holds no data"),
+        (&["--calibrate", &at("names")], 1, "there is no input `z`"),
+        (&["--calibrate", &at("small.npy")], 1, "input `x` is"),
+        (&["--calibrate", &at("nan.npy")], 1, "value `x` is NaN on"),
+        (&["--calibration", &at("c.json")], 1, "is no calibration"),
+        (&["--calibrate", &samples, "--exclude", "stam_b"], 2, "did you mean `stem_b`"),
+        (&["--calibrate", &samples, "--nodes", "("], 2, "no node is called `(`"),
+        (&["--calibrate", &samples, "--ops", "Softmax"], 2, "has no integer kernel for `Softmax`"),
+        (&["--calibrate", &samples, "--calibration-method", "best"], 2, "expected one of min-max"),
+        (&["--calibrate", &samples, "--target", "abacus"], 2, "abacus"),
+    ];
+    for (arguments, code, message) in wrong {
+        let all = [&[&*model, "-o", &result, "--quantize", "int8"], arguments].concat();
+        onnx_opt(&all).failure().code(code).stderr(contains(message));
+        assert!(!place.path("q.onnx").exists(), "{arguments:?}");
+    }
+    onnx_opt(&[&model, "--calibrate", &samples]).failure().code(2).stderr(contains("--quantize"));
+    onnx_opt(&[&model, "--quantize", "int7"]).failure().code(2).stderr(contains("int8"));
+}
