@@ -88,6 +88,8 @@ pub fn serve() -> Option<ExitCode> {
     let done = match name.to_str() {
         Some(crate::verify::Request::NAME) => answer::<crate::verify::Request>(),
         Some(crate::calibrate::Work::NAME) => answer::<crate::calibrate::Work>(),
+        Some(crate::latency::Timing::NAME) => answer::<crate::latency::Timing>(),
+        Some(crate::calibrate::Summing::NAME) => answer::<crate::calibrate::Summing>(),
         _ => Err(anyhow::anyhow!("there is no such task")),
     };
     Some(match done {
@@ -206,6 +208,10 @@ fn wait(
     let mut talks = true;
     loop {
         if let Some(status) = child.try_wait()? {
+            // What it told last is on the way still.
+            while let Ok((done, all)) = lines.recv_timeout(LONG) {
+                hear(done, all);
+            }
             return Ok(status);
         }
         let passed = |limit: Option<Duration>, since: Instant| limit.filter(|&limit| since.elapsed() > limit);

@@ -37,6 +37,7 @@ mod choice;
 pub mod data;
 pub mod engine;
 pub mod interface;
+pub mod latency;
 pub mod opset;
 pub mod pruning;
 pub mod quantization;

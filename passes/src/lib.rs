@@ -2,6 +2,7 @@
 
 #[macro_use]
 pub mod rewrite;
+mod cholesky;
 pub mod cse;
 mod cut;
 pub mod dead_code;
@@ -28,6 +29,7 @@ pub mod rules;
 pub mod target;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod totals;
 pub mod unroll_loop;
 
 pub use pass::{FoldBudget, Pass, PassContext, PassError, PassManager, PassReport};

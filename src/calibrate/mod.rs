@@ -6,6 +6,8 @@
 //! chooses.
 
 mod file;
+mod samples;
+mod totals;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,11 +20,15 @@ use onnx_opt_ir::{Graph, Model, NodeId, Type, ValueId, export};
 use onnx_opt_passes::quantize::Statistics;
 use onnx_opt_passes::quantize::accuracy::{Layer, LayerMoments, layers};
 use onnx_opt_proto::{temporary_prefix, write_stream};
+use tempfile::TempDir;
 use thiserror::Error;
 
 pub use file::{Calibration, FileError, FileErrorKind, MergeError, model_hash};
+use samples::{Source, Trouble};
+pub use totals::Measure;
+pub(crate) use totals::Summing;
+use work::Found;
 pub(crate) use work::Work;
-use work::{Found, Source, Trouble};
 
 use crate::child::{self, ChildError, Limits};
 use crate::data::{self, DataError, Sample};
@@ -173,41 +179,11 @@ fn observe(
 ) -> Result<(Calibration, LayerMoments), CalibrateError> {
     listener.stage("calibrate");
     let mut observed = Observed::of(&model.graph, names)?;
-    let inputs = data::inputs(&model.graph);
-    let mut samples: Vec<Sample> = Vec::new();
-    for path in data {
-        samples.extend(data::samples(path, &inputs)?);
-    }
-    let mut count = 0;
-    for sample in &samples {
-        count += sample.feeds(&inputs)?.samples();
-    }
-    let source = match (count, options.random) {
-        (0, 0) => return Err(CalibrateError::NoData),
-        (0, random) => {
-            count = random;
-            Source::Random {
-                samples: random,
-                seed: options.seed,
-                sizes: options.sizes.clone(),
-                shapes: options.shapes.clone(),
-            }
-        }
-        _ => Source::Samples(samples),
-    };
+    let (source, count) = source(&model.graph, data, options)?;
     let random = matches!(source, Source::Random { .. });
 
-    let temporary = |error: &dyn std::fmt::Display| CalibrateError::Temporary(error.to_string());
-    let folder =
-        tempfile::Builder::new().prefix(&temporary_prefix()).tempdir().map_err(|error| temporary(&error))?;
-    let path = folder.path().join("model.onnx");
-    let file = std::fs::File::create(&path).map_err(|error| temporary(&error))?;
-    let mut file = std::io::BufWriter::new(file);
     let graph = std::mem::replace(&mut observed.graph, Graph::new(model.graph.context().clone()));
-    let extended = export(&Model { graph, rest: model.rest.clone(), notes: Vec::new() });
-    write_stream(&extended, &mut file).map_err(|error| temporary(&error))?;
-    file.flush().map_err(|error| temporary(&error))?;
-    drop((file, extended));
+    let (_folder, path) = handed_over(&Model { graph, rest: model.rest.clone(), notes: Vec::new() })?;
 
     let mut work = Work {
         model: path,
@@ -248,8 +224,54 @@ fn observe(
     Err(CalibrateError::Engine(reasons.join("; ")))
 }
 
+/// The samples at these places, or random ones, and how many there are.
+fn source(
+    graph: &Graph,
+    data: &[PathBuf],
+    options: &CalibrateOptions,
+) -> Result<(Source, usize), CalibrateError> {
+    let inputs = data::inputs(graph);
+    let mut samples: Vec<Sample> = Vec::new();
+    for path in data {
+        samples.extend(data::samples(path, &inputs)?);
+    }
+    let mut count = 0;
+    for sample in &samples {
+        count += sample.feeds(&inputs)?.samples();
+    }
+    match (count, options.random) {
+        (0, 0) => Err(CalibrateError::NoData),
+        (0, random) => {
+            let source = Source::Random {
+                samples: random,
+                seed: options.seed,
+                sizes: options.sizes.clone(),
+                shapes: options.shapes.clone(),
+            };
+            Ok((source, random))
+        }
+        _ => Ok((Source::Samples(samples), count)),
+    }
+}
+
+/// The model in a file of a temporary folder, which lives as long as what is given first.
+pub(crate) fn handed_over(model: &Model) -> Result<(TempDir, PathBuf), CalibrateError> {
+    let temporary = |error: &dyn std::fmt::Display| CalibrateError::Temporary(error.to_string());
+    let folder =
+        tempfile::Builder::new().prefix(&temporary_prefix()).tempdir().map_err(|error| temporary(&error))?;
+    let path = folder.path().join("model.onnx");
+    let file = std::fs::File::create(&path).map_err(|error| temporary(&error))?;
+    let mut file = std::io::BufWriter::new(file);
+    let mut messages = export(model);
+    // Engines want names of nodes to be there once, and need none.
+    messages.graph.iter_mut().flat_map(|graph| &mut graph.node).for_each(|node| node.name = None);
+    write_stream(&messages, &mut file).map_err(|error| temporary(&error))?;
+    file.flush().map_err(|error| temporary(&error))?;
+    Ok((folder, path))
+}
+
 /// The engines to try in order.
-fn engines(options: &CalibrateOptions) -> Result<Vec<Engine>, CalibrateError> {
+pub(crate) fn engines(options: &CalibrateOptions) -> Result<Vec<Engine>, CalibrateError> {
     let library = OrtExecutor::library(options.library.as_deref()).map(Engine::OnnxRuntime);
     match options.engine {
         EngineChoice::Tract => Ok(vec![Engine::Tract]),

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use onnx_opt::calibrate::CalibrateOptions;
 use onnx_opt::interface::{Size, Sizes};
@@ -11,11 +11,11 @@ use onnx_opt::opset::Opset;
 use onnx_opt::passes::Target;
 use onnx_opt::passes::gradient::{GradientOptions, Loss, Wrt};
 use onnx_opt::passes::opset::HIGHEST;
-use onnx_opt::passes::prune::{self, Limits, Norm, Ranking};
+use onnx_opt::passes::prune::{self, Criterion, Limits, Norm, Ranking};
 use onnx_opt::passes::quantize::accuracy::Rounding;
 use onnx_opt::passes::quantize::schemes::{Scheme, SchemeOptions};
 use onnx_opt::passes::quantize::{Observer, QuantizeOptions};
-use onnx_opt::pruning::Pruning;
+use onnx_opt::pruning::{Goal, Pruning, Worth};
 use onnx_opt::quantization::Quantization;
 use onnx_opt::session::{self, Destination, Effort, Options, Source, Trial};
 use onnx_opt::static_quantization::StaticQuantization;
@@ -110,6 +110,7 @@ pub struct Arguments {
 
 /// Options of the main task.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("told").multiple(true).args(["units", "macs", "bytes", "latency", "scheme"]))]
 pub struct Optimize {
     /// The model; `-` is standard input
     #[arg(value_name = "MODEL", required = true)]
@@ -150,6 +151,15 @@ pub struct Optimize {
     #[arg(long, value_name = "PASS", help_heading = "Rewriting")]
     pub print_after: Option<String>,
 
+    /// Samples that tell which values tensors take, and what units and weights are worth: .npz, .npy, .pb, or a folder of
+    /// them; random ones without, where they are needed
+    #[arg(
+        long = "calibrate",
+        value_name = "PATH",
+        requires = "told",
+        help_heading = "Pruning and quantization"
+    )]
+    samples: Vec<PathBuf>,
     #[command(flatten)]
     prune: Prune,
     #[command(flatten)]
@@ -180,10 +190,20 @@ struct Prune {
     /// Take out units until this share of the bytes of the weights is gone
     #[arg(long = "prune-bytes", value_name = "SHARE", value_parser = share, group = "pruned", help_heading = "Pruning")]
     bytes: Option<f64>,
+    /// Take out units until a run takes this share less time in the engine
+    #[arg(
+        long = "prune-latency",
+        value_name = "SHARE",
+        value_parser = share,
+        group = "pruned",
+        help_heading = "Pruning"
+    )]
+    latency: Option<f64>,
     /// Take out what is one number whatever the (finite) input is, or what nobody weighs: exact, from -O2 on
     #[arg(long = "prune-dead", help_heading = "Pruning")]
     dead: bool,
-    /// What units are worth: the sum of their weights' absolute values, the root of the sum of squares, or nothing
+    /// What units are worth: by their weights (l1, l2), by what samples tell (taylor, fisher, sensitivity, activation,
+    /// obs), or nothing (random)
     #[arg(
         long = "prune-by",
         value_name = "IMPORTANCE",
@@ -203,6 +223,18 @@ struct Prune {
         help_heading = "Pruning"
     )]
     ranking: RankingName,
+    /// Take them out in so many steps, and look at what is left anew after each
+    #[arg(
+        long = "prune-steps",
+        value_name = "N",
+        default_value_t = 1,
+        requires = "pruned",
+        help_heading = "Pruning"
+    )]
+    steps: usize,
+    /// Fit what is left to what there was, layer by layer, on samples
+    #[arg(long, requires = "pruned", help_heading = "Pruning")]
+    recover: bool,
     /// Leave multiples of so many channels
     #[arg(long, value_name = "N", default_value_t = 1, requires = "pruned", help_heading = "Pruning")]
     round_to: usize,
@@ -227,6 +259,11 @@ struct Prune {
 enum ImportanceName {
     L1,
     L2,
+    Taylor,
+    Fisher,
+    Sensitivity,
+    Activation,
+    Obs,
     Random,
 }
 
@@ -238,19 +275,28 @@ enum RankingName {
 }
 
 impl Prune {
-    fn pruning(&self, seed: u64) -> Option<Pruning> {
-        let target = match (self.units, self.macs, self.bytes) {
-            (Some(share), ..) => prune::Target::Units(share),
-            (_, Some(share), _) => prune::Target::Macs(share),
-            (.., Some(share)) => prune::Target::Bytes(share),
+    fn pruning(&self, samples: &[PathBuf], seed: u64) -> Option<Pruning> {
+        let goal = match (self.units, self.macs, self.bytes, self.latency) {
+            (Some(share), ..) => Goal::Counted(prune::Target::Units(share)),
+            (_, Some(share), ..) => Goal::Counted(prune::Target::Macs(share)),
+            (.., Some(share), _) => Goal::Counted(prune::Target::Bytes(share)),
+            (.., Some(share)) => Goal::Latency(share),
             _ => return None,
         };
         Some(Pruning {
-            importance: match self.importance {
-                ImportanceName::L1 => Norm::L1,
-                ImportanceName::L2 => Norm::L2,
-                ImportanceName::Random => Norm::Random(seed),
+            worth: match self.importance {
+                ImportanceName::L1 => Worth::Norm(Norm::L1),
+                ImportanceName::L2 => Worth::Norm(Norm::L2),
+                ImportanceName::Random => Worth::Norm(Norm::Random(seed)),
+                ImportanceName::Taylor => Worth::Measured(Criterion::Taylor),
+                ImportanceName::Fisher => Worth::Measured(Criterion::Fisher),
+                ImportanceName::Sensitivity => Worth::Measured(Criterion::Sensitivity),
+                ImportanceName::Activation => Worth::Measured(Criterion::Activation),
+                ImportanceName::Obs => Worth::Measured(Criterion::Reconstruction),
             },
+            steps: self.steps,
+            recover: self.recover,
+            data: samples.to_vec(),
             ranking: match self.ranking {
                 RankingName::Group => Ranking::Local,
                 RankingName::Topology => Ranking::Isomorphic,
@@ -259,7 +305,7 @@ impl Prune {
             limits: Limits { multiple: self.round_to, floor: self.floor },
             excluded: self.excluded.clone(),
             exact: self.exact,
-            ..Pruning::new(target)
+            ..Pruning::new(goal)
         })
     }
 }
@@ -275,10 +321,6 @@ struct Quantize {
     /// Give each block of so many weights a scale of its own [default: by scheme]
     #[arg(long, value_name = "N", value_parser = block_size, requires = "scheme", help_heading = "Quantization")]
     block_size: Option<usize>,
-    /// Samples that tell which values tensors take, and what weights are multiplied with: .npz, .npy, .pb, or a folder of
-    /// them; random ones without, for int8
-    #[arg(long = "calibrate", value_name = "PATH", requires = "scheme", help_heading = "Quantization")]
-    samples: Vec<PathBuf>,
     /// What `onnx-opt calibrate` found, for int8; samples of --calibrate are only compared on then
     #[arg(long, value_name = "FILE", requires = "scheme", help_heading = "Quantization")]
     calibration: Option<PathBuf>,
@@ -325,9 +367,9 @@ struct Quantize {
 }
 
 impl Quantize {
-    fn quantization(&self) -> Option<session::Quantize> {
+    fn quantization(&self, samples: &[PathBuf]) -> Option<session::Quantize> {
         let scheme = match self.scheme? {
-            SchemeName::Static => return Some(session::Quantize::Static(self.integers())),
+            SchemeName::Static => return Some(session::Quantize::Static(self.integers(samples))),
             SchemeName::Other(scheme) => scheme,
         };
         let set = |names: &Vec<String>| names.iter().cloned().collect();
@@ -337,18 +379,18 @@ impl Quantize {
             exclude: set(&self.exclude),
         };
         let options = SchemeOptions { choice, block_size: self.block_size, rounding: self.rounding };
-        let samples = self.samples.clone();
+        let samples = samples.to_vec();
         Some(session::Quantize::Scheme(Quantization { scheme, options, samples }))
     }
 
-    fn integers(&self) -> StaticQuantization {
+    fn integers(&self, samples: &[PathBuf]) -> StaticQuantization {
         StaticQuantization {
             calibration: self.calibration.clone(),
             observer: self.calibration_method,
             nodes: self.nodes.clone().unwrap_or_default(),
             operators: self.operators.iter().flatten().cloned().collect(),
             exclude: self.exclude.clone(),
-            ..StaticQuantization::new(self.samples.clone())
+            ..StaticQuantization::new(samples.to_vec())
         }
     }
 }
@@ -621,6 +663,41 @@ impl Differentiated {
     }
 }
 
+/// Models to be timed.
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// Models with the same inputs
+    #[arg(required = true, value_name = "MODELS")]
+    pub models: Vec<PathBuf>,
+    /// The engine that runs them [default: tract, then onnxruntime if its library is known]
+    #[arg(long, value_enum)]
+    engine: Option<EngineName>,
+    /// The library of onnxruntime, as libonnxruntime.so [default: that of ORT_DYLIB_PATH]
+    #[arg(long, value_name = "PATH")]
+    ort_lib: Option<PathBuf>,
+    /// Size of a named axis of the inputs, as in `batch=4`
+    #[arg(long = "size", value_name = "NAME=N", value_parser = size)]
+    sizes: Vec<(String, usize)>,
+    /// What the inputs are drawn by
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Bench {
+    pub fn options(&self) -> CalibrateOptions {
+        CalibrateOptions {
+            engine: choice(self.engine),
+            library: self.ort_lib.clone(),
+            seed: self.seed,
+            sizes: self.sizes.iter().cloned().collect(),
+            ..CalibrateOptions::default()
+        }
+    }
+}
+
 /// What is to be observed, on what.
 #[derive(Debug, Args)]
 pub struct Calibrate {
@@ -778,6 +855,8 @@ Examples:
 
 Exit codes: 0 they agree, 3 they do not, or nobody can tell.")]
     Verify(Compared),
+    /// Time models with the same inputs, side by side, on one thread
+    Bench(Bench),
     /// Write a model that computes gradients
     #[command(after_help = "\
 Examples:
@@ -860,6 +939,7 @@ impl Arguments {
                 | Command::Passes { json, .. },
             ) => *json,
             Some(Command::Calibrate(calibrate)) => calibrate.json,
+            Some(Command::Bench(bench)) => bench.json,
             Some(Command::Completions { .. }) => false,
         }
     }
@@ -921,8 +1001,8 @@ impl Optimize {
             only: self.only.iter().cloned().collect(),
             target: self.target.clone(),
             prune_dead: self.prune.dead,
-            pruning: self.prune.pruning(self.trial.seed),
-            quantization: self.quantize.quantization(),
+            pruning: self.prune.pruning(&self.samples, self.trial.seed),
+            quantization: self.quantize.quantization(&self.samples),
             print_after: self.print_after.clone(),
             explain: self.say.explain,
         };

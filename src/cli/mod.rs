@@ -1,6 +1,7 @@
 //! The command line: arguments in, tables, JSON and exit codes out.
 
 mod arguments;
+mod bench;
 mod calibrate;
 mod catalogue;
 mod diff;
@@ -83,6 +84,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         Some(Command::Prune { model, level, json, groups: _ }) => prune::run(model, *level, *json),
         Some(Command::Grad(differentiated)) => grad::run(differentiated),
         Some(Command::Verify(compared)) => verify::run(compared),
+        Some(Command::Bench(models)) => bench::run(models),
         Some(Command::Calibrate(arguments)) => calibrate::run(arguments),
         Some(Command::Rules { name, json }) => catalogue::rules(name.as_deref(), *json),
         Some(Command::Passes { level, json }) => catalogue::passes(*level, *json),

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use onnx_opt::passes::prune::Recovered;
 use onnx_opt::passes::prune::group::Stays;
 use onnx_opt::passes::prune::plan::Layer;
-use onnx_opt::pruning::{GroupDescription, GroupsReport, PruneReport, Slices};
+use onnx_opt::pruning::{GroupDescription, GroupsReport, PruneReport, Samples, Slices};
 use onnx_opt::session::{self, Error};
 use onnx_opt::verify::{Status, VerifyReport};
 
@@ -95,6 +96,15 @@ pub fn text(report: &PruneReport, stream: Stream) -> String {
     }
     for reason in &outcome.approximate {
         text += &format!(" {} approximate: {reason}\n", stream.paint(NOTE, "note:"));
+    }
+    if let Some(time) = report.time {
+        text += &format!(" a run takes {:.0} % of the time\n", time * 100.0);
+    }
+    if let Some(Samples { count, random }) = report.samples {
+        text += &format!(" measured on {count} {}samples\n", if random { "random " } else { "" });
+    }
+    if let Some(Recovered { products, channels, .. }) = report.recovered {
+        text += &format!(" recovered: {products} layers by least squares, {channels} by mean and variance\n");
     }
     if let Some(masked) = &report.masked {
         text += &format!(" against the original with the slices set to zero: {}\n", verdict(masked, stream));

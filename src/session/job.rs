@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use onnx_opt_ir::{Graph, Model, check, export};
 use onnx_opt_passes::quantize::accuracy::LayerMoments;
+use onnx_opt_passes::totals::Totals;
 use onnx_opt_passes::{PassContext, PassError, PassManager, PassReport};
 use onnx_opt_proto::ModelProto;
 use prost::Message;
@@ -12,11 +13,12 @@ use super::error::Error;
 use super::options::Options;
 use super::original::{Original, exported_model, into_model};
 use super::{Clock, Listener};
-use crate::calibrate;
+use crate::calibrate::{self, CalibrateOptions, Measure};
 use crate::choice::{Choice, Cost, Outcome, has_choice, hold_back};
 use crate::engine::TractEval;
+use crate::latency::latency;
 use crate::opset::{Opset, RAISE, conversion, raise_as_it_pays, raised};
-use crate::pruning::{PruneReport, Pruning};
+use crate::pruning::{PruneReport, Pruned, Pruning, Runs, Samples};
 use crate::quantization::{Quantization, QuantizationReport};
 use crate::report::{Pass, RuleReport, Skipped, Summary, Verification, explain};
 use crate::similar::similar;
@@ -237,13 +239,35 @@ impl Job<'_> {
         clock: &mut Clock<'_>,
     ) -> Result<PruneReport, Error> {
         let file = || self.original.source.name();
+        let failed = |source| Error::Prune { file: file(), source };
         let mut model = exported_model(attempt.exported.clone(), self.original.source)?;
         let rest = Model { graph: Graph::new(model.graph.context().clone()), ..model.clone() };
-        let mut outcome = clock
-            .time("prune", || pruning.apply(&mut model))
-            .map_err(|source| Error::Prune { file: file(), source })?;
+        let measure = match pruning.is_measured() {
+            true => Some(self.measure(&model.graph, pruning, clock.listener)?),
+            false => None,
+        };
+        let time = |before: &Model, after: &Model| match latency(&[before, after], &self.measuring())
+            .map_err(|error| error.to_string())?[..]
+        {
+            [before, after] if before > 0.0 => Ok(after / before),
+            _ => Err("there is no time".to_owned()),
+        };
+        let runs = Runs { totals: measure.as_ref().map(|measure| measure as &dyn Totals), time: &time };
+        let whole = model.graph.clone();
+        let Pruned { mut outcome, time } =
+            clock.time("prune", || pruning.apply(&mut model, &runs)).map_err(failed)?;
         let masked = outcome.masked.take().map(|graph| export(&Model { graph, ..rest }));
-        let mut report = PruneReport { title: pruning.title(), outcome, masked: None, error: None };
+        // What is left as it is, and as it will be.
+        let cut = masked.is_some().then(|| export(&model));
+        let recovered = clock.time("recover", || pruning.recover(&mut model, &whole, &outcome, &runs));
+        let recovered = recovered.map_err(failed)?;
+        let reference = match recovered {
+            Some(_) => Some(export(&model)),
+            None => masked.clone(),
+        };
+        let samples = measure.map(|measure| Samples { count: measure.samples(), random: measure.random });
+        let title = pruning.title();
+        let mut report = PruneReport { title, outcome, time, samples, recovered, masked: None, error: None };
         let left_out = left_out.union(&self.grew).cloned().collect();
         let listener = clock.listener;
         let passes = clock.time("optimize", || self.run_passes(&mut model, &left_out, listener));
@@ -255,9 +279,15 @@ impl Job<'_> {
         attempt.rules = explain(&attempt.passes, &model.graph);
         attempt.after = Summary::of(&model, 0);
         attempt.exported = clock.time("export", || export(&model));
-        if let Some(masked) = masked {
-            report.masked = self.judge(&masked, &attempt.exported, None, clock)?;
-        }
+        let judged = match reference {
+            Some(reference) => self.judge(&reference, &attempt.exported, None, clock)?,
+            None => None,
+        };
+        report.masked = match (recovered, masked, cut) {
+            (None, ..) => judged,
+            (_, Some(masked), Some(cut)) => self.judge(&masked, &cut, None, clock)?,
+            _ => None,
+        };
         report.error = self.distance(&attempt.exported, clock)?;
         Ok(report)
     }
@@ -321,6 +351,24 @@ impl Job<'_> {
             }),
             _ => Ok(Some(found)),
         }
+    }
+
+    /// Samples to measure on: those of the user, or random ones.
+    fn measure<'l>(
+        &self,
+        graph: &Graph,
+        pruning: &Pruning,
+        listener: &'l dyn Listener,
+    ) -> Result<Measure<'l>, Error> {
+        Measure::new(graph, &pruning.data, self.measuring(), listener)
+            .map_err(|source| Error::Calibrate { file: self.original.source.name(), source })
+    }
+
+    /// How models are run to be measured.
+    fn measuring(&self) -> CalibrateOptions {
+        /// Random samples tell little, more of them hardly more.
+        const RANDOM: usize = 32;
+        CalibrateOptions { random: RANDOM, ..self.options.trial.calibration() }
     }
 
     /// The result without the passes and rules that make it wrong, and their names.

@@ -44,7 +44,7 @@ pub use loss::Loss;
 pub use model::{Differentiated, GradientOptions, Parameter, Wrt, differentiate};
 use step::{Gradients, Step};
 use walk::walk;
-use writer::{Refusal, Writer};
+pub(crate) use writer::{Refusal, Size, Writer, Written};
 
 /// The first operator set in which everything that is written here means what it should: reductions with axes as
 /// operands, and scattering that adds.

@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 
 /// Why there is no gradient, in words that follow the name of the node.
 #[derive(Debug)]
-pub(super) struct Refusal(pub String);
+pub(crate) struct Refusal(pub String);
 
 impl From<&str> for Refusal {
     fn from(text: &str) -> Self {
@@ -28,10 +28,10 @@ impl From<GraphError> for Refusal {
 }
 
 /// What was written, or why it could not be.
-pub(super) type Written<T = ValueId> = Result<T, Refusal>;
+pub(crate) type Written<T = ValueId> = Result<T, Refusal>;
 
 /// Appends operators to a graph.
-pub(super) struct Writer<'g> {
+pub(crate) struct Writer<'g> {
     pub graph: &'g mut Graph,
     /// The nodes that were added, in topological order.
     pub nodes: Vec<NodeId>,
@@ -41,7 +41,7 @@ pub(super) struct Writer<'g> {
 
 /// The size of one axis, for shapes that are put together.
 #[derive(Clone, Debug)]
-pub(super) enum Size {
+pub(crate) enum Size {
     /// A number; -1 for what is left.
     Fixed(i64),
     /// That of an axis of a value.

@@ -1,6 +1,6 @@
 //! Groups: classes of lanes that touch the same axes of the same tensors, so that one may go in place of another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use onnx_opt_ir::graph::Producer;
 use onnx_opt_ir::{Graph, Tensor, ValueId};
@@ -53,6 +53,22 @@ impl Group {
     /// Whether there are no units.
     pub fn is_empty(&self) -> bool {
         self.classes.is_empty()
+    }
+
+    /// What is left of it when these classes are gone.
+    #[must_use]
+    pub fn without(&self, gone: &BTreeSet<u32>) -> Self {
+        let left: Vec<usize> = (0..self.len()).filter(|&unit| !gone.contains(&self.classes[unit])).collect();
+        let member = |member: &Member| Member {
+            indices: left.iter().flat_map(|&unit| member.of_unit(unit)).copied().collect(),
+            ..*member
+        };
+        Self {
+            classes: left.iter().map(|&unit| self.classes[unit]).collect(),
+            weights: self.weights.iter().map(member).collect(),
+            activations: self.activations.iter().map(member).collect(),
+            approximate: self.approximate.clone(),
+        }
     }
 
     /// Channels of a unit: how many lanes it has of the weight that makes it.

@@ -45,17 +45,19 @@ pub struct Step {
     pub share: f64,
 }
 
-/// The steps in order.
+/// The steps in order. `before` tells how many units groups had once; shares and limits are of those.
 pub fn steps(
     graph: &Graph,
     groups: &Groups,
+    before: &[usize],
     scores: &Scores,
     normalization: Normalization,
     ranking: Ranking,
     limits: Limits,
 ) -> Vec<Step> {
     let mut steps = Vec::new();
-    for (number, (group, own)) in groups.groups.iter().zip(scores).enumerate() {
+    for (number, ((group, own), &all)) in groups.groups.iter().zip(scores).zip(before).enumerate() {
+        let gone = all.saturating_sub(group.len());
         let comparable = normalization.apply(own);
         let mut order: Vec<usize> = (0..group.len()).collect();
         order.sort_by(|&a, &b| comparable[a].total_cmp(&comparable[b]).then(a.cmp(&b)));
@@ -66,10 +68,10 @@ pub fn steps(
             if left == 0 || left * group.block() < limits.floor {
                 break;
             }
-            if !fits(left, group.len(), group.block(), limits.multiple) {
+            if !fits(left, all, group.block(), limits.multiple) {
                 continue;
             }
-            let share = (position + 1) as f64 / group.len() as f64;
+            let share = (gone + position + 1) as f64 / all.max(1) as f64;
             let mean = units.iter().map(|&unit| comparable[unit]).sum::<f64>() / units.len() as f64;
             steps.push(Step { group: number, units: std::mem::take(&mut units), key: mean, share });
         }
@@ -81,7 +83,7 @@ pub fn steps(
             steps.iter_mut().for_each(|step| step.key = step.share);
         }
         Ranking::Global => by_score(&mut steps),
-        Ranking::Isomorphic => isomorphic(graph, groups, &mut steps),
+        Ranking::Isomorphic => isomorphic(graph, groups, before, &mut steps),
     }
     steps
 }
@@ -107,7 +109,7 @@ fn by_score(steps: &mut [Step]) {
 }
 
 /// Each set of groups of one topology loses the same share, the least important first.
-fn isomorphic(graph: &Graph, groups: &Groups, steps: &mut Vec<Step>) {
+fn isomorphic(graph: &Graph, groups: &Groups, before: &[usize], steps: &mut Vec<Step>) {
     let topologies: Vec<Vec<String>> = groups.groups.iter().map(|group| group.topology(graph)).collect();
     let mut sets: std::collections::BTreeMap<&[String], Vec<Step>> = std::collections::BTreeMap::new();
     for step in steps.drain(..) {
@@ -117,9 +119,11 @@ fn isomorphic(graph: &Graph, groups: &Groups, steps: &mut Vec<Step>) {
     }
     for (topology, mut set) in sets {
         by_score(&mut set);
-        let members = groups.groups.iter().zip(&topologies).filter(|(_, other)| other.as_slice() == topology);
-        let all: usize = members.map(|(group, _)| group.len()).sum();
-        let mut gone = 0;
+        let sizes = groups.groups.iter().zip(before).zip(&topologies);
+        let sizes = sizes.filter(|(_, other)| other.as_slice() == topology).map(|(sizes, _)| sizes);
+        let (left, all) =
+            sizes.fold((0, 0), |(left, all), (group, before)| (left + group.len(), all + before));
+        let mut gone = all.saturating_sub(left);
         for step in &mut set {
             gone += step.units.len();
             step.key = gone as f64 / all.max(1) as f64;
@@ -154,7 +158,7 @@ mod tests {
         let groups = Groups::of(&graph, &couple(&graph));
         assert_eq!(groups.groups.iter().map(crate::prune::Group::len).collect::<Vec<_>>(), [4, 8]);
         let scores = vec![vec![4.0, 1.0, 3.0, 2.0], (0..8).map(|unit| f64::from(unit) + 0.5).collect()];
-        steps(&graph, &groups, &scores, Normalization::None, ranking, limits)
+        steps(&graph, &groups, &[4, 8], &scores, Normalization::None, ranking, limits)
     }
 
     fn units(steps: &[Step]) -> Vec<(usize, Vec<usize>)> {

@@ -10,8 +10,8 @@ use thiserror::Error;
 use super::cost::{Cost, Left};
 use super::couple::couple;
 use super::group::{Group, Groups, Stays};
-use super::importance::{Importance, Norm, Normalization};
-use super::lanes::Lanes;
+use super::importance::{Importance, Norm, Normalization, ScoreError};
+use super::lanes::{Lanes, Place};
 use super::order::{Limits, Ranking, Step, steps};
 use super::remove::{self, RemovalError, masked};
 
@@ -24,6 +24,24 @@ pub enum Target {
     Macs(f64),
     /// Of the bytes of the weights.
     Bytes(f64),
+}
+
+impl Target {
+    /// The share.
+    pub fn share(self) -> f64 {
+        let (Self::Units(share) | Self::Macs(share) | Self::Bytes(share)) = self;
+        share
+    }
+
+    /// Another share of the same.
+    #[must_use]
+    pub fn of(self, share: f64) -> Self {
+        match self {
+            Self::Units(_) => Self::Units(share),
+            Self::Macs(_) => Self::Macs(share),
+            Self::Bytes(_) => Self::Bytes(share),
+        }
+    }
 }
 
 /// How to prune.
@@ -42,6 +60,8 @@ pub struct Options<'a> {
     pub excluded: &'a dyn Fn(&str) -> bool,
     /// Whether groups may go although the result is then no masked original.
     pub approximate: bool,
+    /// In how many steps: what is left is looked at anew after each.
+    pub steps: usize,
 }
 
 impl Options<'_> {
@@ -55,6 +75,7 @@ impl Options<'_> {
             limits: Limits::default(),
             excluded: &|_| false,
             approximate: true,
+            steps: 1,
         }
     }
 }
@@ -71,6 +92,9 @@ pub enum PruneError {
     /// A step went wrong.
     #[error(transparent)]
     Removal(#[from] RemovalError),
+    /// What units are worth could not be told.
+    #[error(transparent)]
+    Score(#[from] ScoreError),
 }
 
 /// A layer and what is left of it.
@@ -121,7 +145,13 @@ pub struct Outcome {
     /// The original with the removed slices set to zero, if the result computes the same.
     #[serde(skip)]
     pub masked: Option<Graph>,
+    /// What is left of the values of the main graph.
+    #[serde(skip)]
+    pub kept: Kept,
 }
+
+/// Indices that are left, by value and axis, of the axes that have lost some.
+pub type Kept = BTreeMap<(ValueId, usize), Vec<u32>>;
 
 /// Takes the least important units out of a model, and of each body in it.
 ///
@@ -131,7 +161,7 @@ pub fn prune(model: &mut Model, options: &Options<'_>) -> Result<Outcome, PruneE
     model.raise_ir_version();
     let mut outcome = Outcome::default();
     let (mut result, mut masked) = (model.graph.clone(), model.graph.clone());
-    prune_graph(&mut result, &mut masked, options, &mut outcome)?;
+    prune_graph(&mut result, &mut masked, options, options.importance, &mut outcome)?;
     if outcome.before.macs == 0 && matches!(options.target, Target::Macs(_)) {
         return Err(PruneError::Unmeasured);
     }
@@ -159,6 +189,7 @@ fn prune_graph(
     graph: &mut Graph,
     reference: &mut Graph,
     options: &Options<'_>,
+    importance: &dyn Importance,
     outcome: &mut Outcome,
 ) -> Result<(), PruneError> {
     let owners: Vec<NodeId> =
@@ -167,7 +198,8 @@ fn prune_graph(
         let edited = graph.edit_bodies(owner, |bodies| {
             reference.edit_bodies(owner, |others| {
                 let mut pairs = bodies.iter_mut().zip(others.iter_mut());
-                pairs.try_for_each(|(body, other)| prune_graph(body, other, options, outcome))
+                let importance = importance.of_bodies();
+                pairs.try_for_each(|(body, other)| prune_graph(body, other, options, importance, outcome))
             })
         });
         edited.map_err(RemovalError::from)?.map_err(RemovalError::from)??;
@@ -175,19 +207,16 @@ fn prune_graph(
     let lanes = couple(graph);
     let mut groups = Groups::of(graph, &lanes);
     groups.groups.retain(|group| is_wanted(graph, group, options));
-    let scores = options.importance.scores(graph, &groups);
-    let steps = steps(graph, &groups, &scores, options.normalization, options.ranking, options.limits);
-    let removed = &steps[..reach(graph, &lanes, &groups, &steps, options)];
-    let gone = classes_of(&groups, removed);
+    let gone = chosen(graph, &lanes, &groups, options, importance)?;
 
     let (before, left) = (Left::of(graph, &lanes, &BTreeSet::new()), Left::of(graph, &lanes, &gone));
     outcome.before += before.cost();
     outcome.after += left.cost();
     outcome.layers.extend(layers(graph, &before, &left));
-    outcome.groups.extend(group_reports(graph, &groups, removed));
+    outcome.groups.extend(group_reports(graph, &groups, &gone));
     outcome.barriers.extend(groups.barriers.iter().cloned());
-    let touched: BTreeSet<usize> = removed.iter().map(|step| step.group).collect();
-    let touched = touched.iter().filter_map(|&group| groups.groups.get(group));
+    outcome.kept = kept(&lanes, &gone);
+    let touched = groups.groups.iter().filter(|group| group.classes.iter().any(|class| gone.contains(class)));
     for reason in touched.flat_map(|group| &group.approximate) {
         if !outcome.approximate.contains(reason) {
             outcome.approximate.push(reason.clone());
@@ -195,6 +224,55 @@ fn prune_graph(
     }
     *reference = masked(reference, &lanes, &gone)?;
     Ok(remove::remove(graph, &lanes, &gone)?)
+}
+
+/// The classes that go: in each step the least important of those that are left, up to its part of the target.
+fn chosen(
+    graph: &Graph,
+    lanes: &Lanes,
+    groups: &Groups,
+    options: &Options<'_>,
+    importance: &dyn Importance,
+) -> Result<BTreeSet<u32>, PruneError> {
+    let before: Vec<usize> = groups.groups.iter().map(Group::len).collect();
+    let mut gone = BTreeSet::new();
+    let mut left = groups.clone();
+    let all = options.steps.max(1);
+    for number in 1..=all {
+        let scores = match gone.is_empty() {
+            true => importance.scores(graph, &left)?,
+            false => importance.scores(&masked(graph, lanes, &gone)?, &left)?,
+        };
+        let order =
+            steps(graph, &left, &before, &scores, options.normalization, options.ranking, options.limits);
+        let share = options.target.share() * number as f64 / all as f64;
+        let reached = Reached { graph, lanes, groups: &left, gone: &gone, before: &before };
+        let more = classes_of(&left, &order[..reached.by(&order, options.target.of(share), options.ranking)]);
+        for group in &mut left.groups {
+            *group = group.without(&more);
+        }
+        gone.extend(more);
+    }
+    Ok(gone)
+}
+
+/// Indices that are left of each axis of a value that loses some.
+fn kept(lanes: &Lanes, gone: &BTreeSet<u32>) -> Kept {
+    let mut kept = Kept::new();
+    for (place, axes) in lanes.places() {
+        let Place::Value(value) = place else { continue };
+        for (index, axis) in axes.iter().enumerate() {
+            let left: Vec<u32> = (0u32..)
+                .zip(axis.lanes())
+                .filter(|(_, lane)| !gone.contains(&lanes.class(*lane)))
+                .map(|(at, _)| at)
+                .collect();
+            if left.len() < axis.size() {
+                kept.insert((value, index), left);
+            }
+        }
+    }
+    kept
 }
 
 fn is_wanted(graph: &Graph, group: &Group, options: &Options<'_>) -> bool {
@@ -217,40 +295,57 @@ fn classes_of(groups: &Groups, steps: &[Step]) -> BTreeSet<u32> {
         .collect()
 }
 
-/// How many steps reach the target.
-fn reach(graph: &Graph, lanes: &Lanes, groups: &Groups, steps: &[Step], options: &Options<'_>) -> usize {
-    /// Shares are sums of fractions.
-    const SLACK: f64 = 1e-9;
-    let measure: Box<dyn Fn(&Cost) -> u64> = match (options.target, options.ranking) {
-        (Target::Units(share), Ranking::Local | Ranking::Isomorphic) => {
-            return steps.iter().take_while(|step| step.key <= share + SLACK).count();
+/// What is gone already, and what may go next.
+struct Reached<'a> {
+    graph: &'a Graph,
+    lanes: &'a Lanes,
+    /// What is left of the groups.
+    groups: &'a Groups,
+    gone: &'a BTreeSet<u32>,
+    /// Units that groups had once.
+    before: &'a [usize],
+}
+
+impl Reached<'_> {
+    /// How many steps reach a target.
+    fn by(&self, steps: &[Step], target: Target, ranking: Ranking) -> usize {
+        /// Shares are sums of fractions.
+        const SLACK: f64 = 1e-9;
+        let share = target.share();
+        let measure: fn(&Cost) -> u64 = match (target, ranking) {
+            (Target::Units(_), Ranking::Local | Ranking::Isomorphic) => {
+                return steps.iter().take_while(|step| step.key <= share + SLACK).count();
+            }
+            (Target::Units(_), Ranking::Global) => {
+                let all: usize = self.before.iter().sum();
+                let mut gone = all.saturating_sub(self.groups.units());
+                let within = |step: &&Step| {
+                    gone += step.units.len();
+                    gone as f64 <= share * all as f64 + SLACK
+                };
+                return steps.iter().take_while(within).count();
+            }
+            (Target::Macs(_), _) => |cost| cost.macs,
+            (Target::Bytes(_), _) => |cost| cost.bytes,
+        };
+        let of = |gone: &BTreeSet<u32>| measure(&Left::of(self.graph, self.lanes, gone).cost()) as f64;
+        let after = |count: usize| {
+            let mut gone = classes_of(self.groups, &steps[..count]);
+            gone.extend(self.gone);
+            of(&gone)
+        };
+        let goal = of(&BTreeSet::new()) * (1.0 - share);
+        // Costs fall with every step: the first count that is past the goal, or the one before if that is nearer.
+        let (mut low, mut high) = (0, steps.len());
+        while low < high {
+            let middle = (low + high) / 2;
+            if after(middle) <= goal { high = middle } else { low = middle + 1 }
         }
-        (Target::Units(share), Ranking::Global) => {
-            let all = groups.units() as f64;
-            let mut gone = 0;
-            let within = |step: &&Step| {
-                gone += step.units.len();
-                gone as f64 <= share * all + SLACK
-            };
-            return steps.iter().take_while(within).count();
+        let past = low.min(steps.len());
+        match past.checked_sub(1) {
+            Some(before) if (after(before) - goal).abs() < (after(past) - goal).abs() => before,
+            _ => past,
         }
-        (Target::Macs(_), _) => Box::new(|cost| cost.macs),
-        (Target::Bytes(_), _) => Box::new(|cost| cost.bytes),
-    };
-    let (Target::Units(share) | Target::Macs(share) | Target::Bytes(share)) = options.target;
-    let after =
-        |count: usize| measure(&Left::of(graph, lanes, &classes_of(groups, &steps[..count])).cost()) as f64;
-    let goal = after(0) * (1.0 - share);
-    // Costs fall with every step: the first count that is past the goal, or the one before if that is nearer.
-    let (mut low, mut high) = (0, steps.len());
-    while low < high {
-        let middle = (low + high) / 2;
-        if after(middle) <= goal { high = middle } else { low = middle + 1 }
-    }
-    let past = low.min(steps.len());
-    match past.checked_sub(1) {
-        Some(before) if (after(before) - goal).abs() < (after(past) - goal).abs() => before,
-        _ => past,
     }
 }
 
@@ -288,18 +383,14 @@ fn layers(graph: &Graph, before: &Left<'_>, left: &Left<'_>) -> Vec<Layer> {
     nodes.into_iter().filter_map(layer).collect()
 }
 
-fn group_reports(graph: &Graph, groups: &Groups, steps: &[Step]) -> Vec<GroupReport> {
-    let mut gone: BTreeMap<usize, usize> = BTreeMap::new();
-    for step in steps {
-        *gone.entry(step.group).or_default() += step.units.len();
-    }
-    let report = |(number, group): (usize, &Group)| GroupReport {
+fn group_reports(graph: &Graph, groups: &Groups, gone: &BTreeSet<u32>) -> Vec<GroupReport> {
+    let report = |group: &Group| GroupReport {
         weight: name(graph, group),
         before: group.len(),
-        after: group.len() - gone.get(&number).copied().unwrap_or(0),
+        after: group.without(gone).len(),
         block: group.block(),
     };
-    groups.groups.iter().enumerate().map(report).collect()
+    groups.groups.iter().map(report).collect()
 }
 
 /// A group goes by the weight that makes its channels.

@@ -260,7 +260,7 @@ pub fn masked(graph: &Graph, lanes: &Lanes, classes: &BTreeSet<u32>) -> Result<G
 }
 
 /// Whether a constant divides: zeros in it would make what is no number.
-fn scales(graph: &Graph, place: Place) -> bool {
+pub(super) fn scales(graph: &Graph, place: Place) -> bool {
     let divides = |node: NodeId, slot: u32| {
         graph.get_node(node).is_some_and(|node| match node.op_type() {
             "BatchNormalization" => slot >= 3,

@@ -4,7 +4,6 @@
 //! the weights of a channel and H the second [`Moments`] of its operand: no more is needed of the data to choose
 //! scales ([`sequential`]), to round one weight after the other ([`successive`]) or to try neighbours ([`descent`]).
 
-mod cholesky;
 mod descent;
 mod equalize;
 mod half_quadratic;

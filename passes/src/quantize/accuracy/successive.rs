@@ -8,7 +8,7 @@
 use ndarray::Array2;
 
 use super::super::Grid;
-use super::cholesky::cholesky;
+use crate::cholesky::cholesky;
 
 /// Second moments, ready for rounding.
 pub(crate) struct Successive {

@@ -6,7 +6,7 @@ use ndarray::{Array2, s};
 const PANEL: usize = 64;
 
 /// The lower triangle L with L·Lᵀ = `matrix`, which is symmetric. `None` if it is not positive definite.
-pub(super) fn cholesky(mut matrix: Array2<f64>) -> Option<Array2<f64>> {
+pub(crate) fn cholesky(mut matrix: Array2<f64>) -> Option<Array2<f64>> {
     let size = matrix.nrows();
     for start in (0..size).step_by(PANEL) {
         let end = (start + PANEL).min(size);

@@ -1,0 +1,417 @@
+//! Importance that is measured on samples: gradients, activations, reconstruction.
+//!
+//! Gradients are of random projections of the outputs. With v of independent entries ±1, E (v·Δy)² = ‖Δy‖², so that no
+//! labels are needed, and the samples of a batch, each with projections of its own, do not disturb each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use onnx_opt_ir::{ElementType, Graph, Model, ValueId};
+
+use super::group::{Group, Groups, Member, is_weight};
+use super::importance::{Importance, Norm, ScoreError, Scores};
+use super::linear::Cholesky;
+use super::product::Product;
+use super::remove::scales;
+use crate::dead_code::DeadCode;
+use crate::gradient::{LOWEST_OPSET, Size, Writer, Written, backward};
+use crate::opset::raise;
+use crate::pass::{Pass, PassContext};
+use crate::rewrite::Statistics;
+use crate::totals::{Total, Totals, draw, noise};
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Criterion {
+    /// E‖Σ w·∂y/∂w‖² over the slices of a unit: how far the outputs y move without it, to first order. Molchanov et al.,
+    /// "Importance estimation for neural network pruning", 2019, with the outputs in place of a loss.
+    Taylor,
+    /// Σ over the weights of the slices of E|∂(v·y)/∂w|.
+    Sensitivity,
+    /// E (Σ w·∂ln p/∂w)² over classes drawn by what the model itself says of them: to second order, twice the divergence
+    /// of what it says without the unit. Liu et al., "Group Fisher pruning", 2021.
+    Fisher,
+    /// E|a| of the channels that go, where weights take them.
+    Activation,
+    /// ½ tr(W_G·([H⁻¹]_GG)⁻¹·W_Gᵀ) of the columns G of a unit, over the weights that take it, with H = E xxᵀ of what they
+    /// take: the error that is left when all other columns make up for those that go, as a share of what the weight
+    /// gives. Hassibi and Stork, "Second order derivatives for network pruning: optimal brain surgeon", 1993.
+    Reconstruction,
+}
+
+impl Criterion {
+    /// Name for reports and the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Taylor => "taylor",
+            Self::Sensitivity => "sensitivity",
+            Self::Fisher => "fisher",
+            Self::Activation => "activation",
+            Self::Reconstruction => "obs",
+        }
+    }
+}
+
+/// Runs of each sample for one estimate by random projections.
+const ROUNDS: usize = 4;
+
+/// A criterion with what it needs.
+pub struct Measured<'a> {
+    /// What is measured.
+    pub criterion: Criterion,
+    /// A model with what surrounds the graph.
+    pub base: &'a Model,
+    /// Sums over samples.
+    pub totals: &'a dyn Totals,
+}
+
+impl Importance for Measured<'_> {
+    fn name(&self) -> &'static str {
+        self.criterion.name()
+    }
+
+    fn of_bodies(&self) -> &dyn Importance {
+        &Norm::L2
+    }
+
+    fn scores(&self, graph: &Graph, groups: &Groups) -> Result<Scores, ScoreError> {
+        if groups.groups.is_empty() {
+            return Ok(Vec::new());
+        }
+        if self.criterion == Criterion::Reconstruction {
+            return self.reconstruction(graph, groups);
+        }
+        let mut model = prepared(graph, self.base)?;
+        let outputs = match self.criterion {
+            Criterion::Activation => activations(&mut model.graph, groups),
+            _ => self.gradients(&mut model.graph, groups)?,
+        }?;
+        let rounds = if self.criterion == Criterion::Activation { 1 } else { ROUNDS };
+        let totals = sums(&mut model, outputs, self.totals, rounds)?;
+        let scores = |(number, group): (usize, &Group)| match totals.get(&number.to_string()) {
+            Some(total) if total.values.len() == group.len() => total.values.clone(),
+            _ => vec![0.0; group.len()],
+        };
+        Ok(groups.groups.iter().enumerate().map(scores).collect())
+    }
+}
+
+/// A graph as a model that gradients and sums can be written in.
+pub(super) fn prepared(graph: &Graph, base: &Model) -> Result<Model, ScoreError> {
+    let mut model = Model { graph: graph.clone(), rest: base.rest.clone(), notes: Vec::new() };
+    model.inline_functions(&mut |_, _| {});
+    if model.graph.opset() < LOWEST_OPSET {
+        raise(&mut model, LOWEST_OPSET).map_err(|error| ScoreError::Writing(error.to_string()))?;
+    }
+    Ok(model)
+}
+
+/// The sums of these values over all samples, by name.
+pub(super) fn sums(
+    model: &mut Model,
+    outputs: Vec<(String, ValueId)>,
+    totals: &dyn Totals,
+    rounds: usize,
+) -> Result<BTreeMap<String, Total>, ScoreError> {
+    let writing = |error: &dyn std::fmt::Display| ScoreError::Writing(error.to_string());
+    let graph = &mut model.graph;
+    graph.drop_outputs();
+    for (name, value) in outputs {
+        graph.add_output(&name, value).map_err(|error| writing(&error))?;
+    }
+    DeadCode.run(graph, &PassContext::default(), &mut Statistics::default());
+    graph.sort().map_err(|_| ScoreError::Writing("the graph has a cycle".to_owned()))?;
+    totals.totals(model, rounds).map_err(ScoreError::Running)
+}
+
+type Outputs = Vec<(String, ValueId)>;
+
+impl Measured<'_> {
+    /// A vector of scores for each group, by gradients.
+    fn gradients(&self, graph: &mut Graph, groups: &Groups) -> Result<Written<Outputs>, ScoreError> {
+        let mut weights: Vec<ValueId> = Vec::new();
+        for member in groups.groups.iter().flat_map(|group| &group.weights) {
+            let constant = graph.constant(member.value).is_some_and(|tensor| tensor.element().is_float());
+            if constant && !weights.contains(&member.value) {
+                weights.push(member.value);
+            }
+        }
+        let seeds = match self.seeds(graph) {
+            Ok(seeds) => seeds,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let found = backward(graph, &seeds, &weights)?;
+        let gradients: BTreeMap<ValueId, ValueId> =
+            weights.iter().zip(found).filter_map(|(&weight, gradient)| Some((weight, gradient?))).collect();
+        Ok(self.contracted(graph, groups, &gradients))
+    }
+
+    /// The outputs and their random projections.
+    fn seeds(&self, graph: &mut Graph) -> Written<Vec<(ValueId, ValueId)>> {
+        let outputs: Vec<ValueId> = graph.outputs().iter().map(|output| output.value).collect();
+        let mut w = Writer::new(graph);
+        let draw = draw(&mut w);
+        let mut seeds: Vec<(ValueId, ValueId)> = Vec::new();
+        for output in outputs {
+            let (y, classes) = logits(w.graph, output);
+            if !w.graph.element(y).is_some_and(ElementType::is_float)
+                || seeds.iter().any(|(known, _)| *known == y)
+            {
+                continue;
+            }
+            let noise = noise(&mut w, draw, y)?;
+            let seed = match classes {
+                Some(axis) if self.criterion == Criterion::Fisher => drawn_class(&mut w, y, noise, axis)?,
+                _ => {
+                    let centred = w.plus(noise, -0.5)?;
+                    w.op("Sign", &[centred])?
+                }
+            };
+            seeds.push((y, seed));
+        }
+        Ok(seeds)
+    }
+
+    /// For each group what its weights and their gradients say of each unit.
+    fn contracted(
+        &self,
+        graph: &mut Graph,
+        groups: &Groups,
+        gradients: &BTreeMap<ValueId, ValueId>,
+    ) -> Written<Outputs> {
+        let mut w = Writer::new(graph);
+        let mut outputs = Vec::new();
+        let mut along: BTreeMap<(ValueId, usize), ValueId> = BTreeMap::new();
+        for (number, group) in groups.groups.iter().enumerate() {
+            let mut parts = Vec::new();
+            for member in counted(w.graph, group, self.criterion) {
+                let Some(&gradient) = gradients.get(&member.value) else { continue };
+                let key = (member.value, member.axis);
+                let sums = match along.get(&key) {
+                    Some(&known) => known,
+                    None => {
+                        let terms = match self.criterion {
+                            Criterion::Sensitivity => w.op("Abs", &[gradient])?,
+                            _ => w.mul(member.value, gradient)?,
+                        };
+                        let sums = all_but(&mut w, terms, member.axis)?;
+                        *along.entry(key).or_insert(sums)
+                    }
+                };
+                parts.push(by_unit(&mut w, sums, member)?);
+            }
+            if parts.is_empty() {
+                continue;
+            }
+            let total = w.total(&parts)?;
+            let score = match self.criterion {
+                Criterion::Sensitivity => total,
+                _ => w.square(total)?,
+            };
+            outputs.push((number.to_string(), score));
+        }
+        Ok(outputs)
+    }
+
+    /// For each group the error that is left when what takes it makes up for what goes.
+    fn reconstruction(&self, graph: &Graph, groups: &Groups) -> Result<Scores, ScoreError> {
+        let mut model = prepared(graph, self.base)?;
+        let members = groups.groups.iter().flat_map(|group| &group.weights);
+        let cut: BTreeSet<(ValueId, usize)> = members.map(|member| (member.value, member.axis)).collect();
+        let products: BTreeMap<ValueId, Product> = graph
+            .nodes()
+            .filter_map(|(id, _)| Product::of(&model.graph, id, self.totals.samples()))
+            .filter(|product| {
+                product.operand_axis().is_some_and(|axis| cut.contains(&(product.weight, axis)))
+            })
+            .map(|product| (product.weight, product))
+            .collect();
+        let taken = |member: &&Member| {
+            products.get(&member.value).is_some_and(|product| product.operand_axis() == Some(member.axis))
+        };
+        let mut outputs = Vec::new();
+        let mut w = Writer::new(&mut model.graph);
+        for (number, product) in products.values().enumerate() {
+            let rows = product.operand(&mut w, product.x, true)?;
+            outputs.push((number.to_string(), product.moments(&mut w, rows, rows)?));
+        }
+        let totals = sums(&mut model, outputs, self.totals, 1)?;
+        let mut by_weight: BTreeMap<ValueId, Columns> = BTreeMap::new();
+        for (number, (weight, product)) in products.iter().enumerate() {
+            let columns =
+                totals.get(&number.to_string()).and_then(|total| Columns::of(graph, product, total));
+            by_weight.extend(columns.map(|columns| (*weight, columns)));
+        }
+        let fallback = Norm::L2.scores(graph, groups)?;
+        let score = |(group, plain): (&Group, Vec<f64>)| {
+            let mut scores = vec![0.0; group.len()];
+            let mut any = false;
+            for member in group.weights.iter().filter(taken) {
+                let Some(columns) = by_weight.get(&member.value) else { continue };
+                any = true;
+                for (unit, score) in scores.iter_mut().enumerate() {
+                    *score += columns.error_without(member.of_unit(unit));
+                }
+            }
+            if any { scores } else { plain }
+        };
+        Ok(groups.groups.iter().zip(fallback).map(score).collect())
+    }
+}
+
+/// What takes a unit: its columns, and how well the others stand in for them.
+struct Columns {
+    /// W in rows, without the column of the bias.
+    weight: Vec<f64>,
+    inverse: Vec<f64>,
+    /// Columns, with that of the bias.
+    width: usize,
+    /// Columns of one channel.
+    taps: usize,
+    /// tr(W·C·Wᵀ) with the covariance C of what it takes.
+    energy: f64,
+}
+
+impl Columns {
+    fn of(graph: &Graph, product: &Product, total: &Total) -> Option<Self> {
+        let width = product.columns() + 1;
+        if product.groups != 1 || total.values.len() != width * width {
+            return None;
+        }
+        let moments = &total.values;
+        let count = moments[width * width - 1].max(1.0);
+        let mean = (0..width - 1).map(|i| moments[i * width + i]).sum::<f64>() / (width - 1) as f64;
+        let mut damped = moments.clone();
+        for i in 0..width {
+            damped[i * width + i] += if i < width - 1 { 0.01 * mean } else { 1e-9 * count };
+        }
+        let inverse = Cholesky::of(damped, width)?.inverse();
+        let weight = product.matrix(graph.constant(product.weight)?)?;
+        let mut energy = 0.0;
+        for row in weight.chunks(width - 1) {
+            for (i, a) in row.iter().enumerate() {
+                let means = moments[i * width + width - 1] / count;
+                for (j, b) in row.iter().enumerate() {
+                    let mean = moments[j * width + width - 1];
+                    energy += a * b * (moments[i * width + j] - means * mean);
+                }
+            }
+        }
+        Some(Self { weight, inverse, width, taps: product.taps(), energy })
+    }
+
+    /// Of the columns of these channels.
+    fn error_without(&self, channels: &[u32]) -> f64 {
+        let indices: Vec<usize> = channels
+            .iter()
+            .flat_map(|&channel| (0..self.taps).map(move |tap| channel as usize * self.taps + tap))
+            .filter(|&index| index < self.width - 1)
+            .collect();
+        let size = indices.len();
+        let block: Vec<f64> = indices
+            .iter()
+            .flat_map(|&i| indices.iter().map(move |&j| (i, j)))
+            .map(|(i, j)| self.inverse[i * self.width + j])
+            .collect();
+        let Some(block) = Cholesky::of(block, size) else { return 0.0 };
+        let mut error = 0.0;
+        for row in self.weight.chunks(self.width - 1) {
+            let part: Vec<f64> = indices.iter().map(|&index| row[index]).collect();
+            let mut solved = part.clone();
+            block.solve(&mut solved);
+            error += part.iter().zip(&solved).map(|(a, b)| a * b).sum::<f64>();
+        }
+        0.5 * error / self.energy.max(f64::MIN_POSITIVE)
+    }
+}
+
+/// The logits that an output is the softmax of, or itself; and the axis of its classes, if they are any.
+fn logits(graph: &Graph, output: ValueId) -> (ValueId, Option<i64>) {
+    let softmax = graph
+        .producer(output)
+        .map(|(_, node, _)| node)
+        .filter(|node| node.is("Softmax") || node.is("LogSoftmax"));
+    if let Some((x, node)) = softmax.and_then(|node| Some((node.input(0)?, node))) {
+        return (x, node.int("axis"));
+    }
+    let rank = graph.rank(output).unwrap_or(0);
+    (output, (rank > 1).then_some(if rank == 4 { 1 } else { -1 }))
+}
+
+/// e_c − softmax(y) with a class c that is drawn by the softmax: the largest of y + Gumbel noise.
+fn drawn_class(w: &mut Writer<'_>, y: ValueId, noise: ValueId, axis: i64) -> Written {
+    let (low, high) = (w.number(noise, 1e-6)?, w.number(noise, 1.0 - 1e-6)?);
+    let inner = w.op("Clip", &[noise, low, high])?;
+    let logarithm = w.op("Log", &[inner])?;
+    let positive = w.neg(logarithm)?;
+    let gumbel = w.op("Log", &[positive])?;
+    let perturbed = w.sub(y, gumbel)?;
+    let axes = w.integers(&[axis]);
+    let largest = w.op("ReduceMax", &[perturbed, axes])?;
+    let equal = w.op("Equal", &[perturbed, largest])?;
+    let drawn = w.op("CastLike", &[equal, y])?;
+    let expected = w.op_with("Softmax", &[y], "axis", axis)?;
+    w.sub(drawn, expected)
+}
+
+/// The members that count: what divides does not, nor do vectors beside weights where single elements are summed.
+fn counted<'g>(graph: &Graph, group: &'g Group, criterion: Criterion) -> Vec<&'g Member> {
+    let large = |member: &&Member| graph.constant(member.value).is_some_and(|tensor| is_weight(tensor));
+    let multiplies = |member: &&Member| !scales(graph, member.place);
+    if criterion == Criterion::Sensitivity {
+        return group.weights.iter().filter(large).collect();
+    }
+    group.weights.iter().filter(multiplies).collect()
+}
+
+/// The sums over all axes but one.
+fn all_but(w: &mut Writer<'_>, x: ValueId, axis: usize) -> Written {
+    let others: Vec<usize> = (0..w.rank(x)?).filter(|&other| other != axis).collect();
+    w.sum(x, &others, false)
+}
+
+/// From a number for each index along an axis one for each unit.
+fn by_unit(w: &mut Writer<'_>, sums: ValueId, member: &Member) -> Written {
+    let indices: Vec<i64> = member.indices.iter().map(|&index| i64::from(index)).collect();
+    let indices = w.integers(&indices);
+    let picked = w.op_with("Gather", &[sums, indices], "axis", 0i64)?;
+    let block = member.block as i64;
+    if block == 1 {
+        return Ok(picked);
+    }
+    let rows = w.reshape_to(picked, &[Size::Fixed(-1), Size::Fixed(block)])?;
+    w.sum(rows, &[1], false)
+}
+
+/// Σ|a| of what weights take, for each unit.
+fn activations(graph: &mut Graph, groups: &Groups) -> Written<Outputs> {
+    let mut w = Writer::new(graph);
+    let mut outputs = Vec::new();
+    for (number, group) in groups.groups.iter().enumerate() {
+        let float = |member: &&Member| w.graph.element(member.value).is_some_and(ElementType::is_float);
+        let weighed = |member: &&Member| {
+            w.graph.consumers(member.value).filter_map(|consumer| w.graph.get_node(consumer.node)).any(
+                |node| {
+                    let operands = || node.operands().filter_map(|operand| w.graph.constant(operand));
+                    operands().any(|tensor| is_weight(tensor))
+                },
+            )
+        };
+        let all: Vec<&Member> = group.activations.iter().filter(float).collect();
+        let taken: Vec<&Member> = all.iter().copied().filter(|member| weighed(member)).collect();
+        let mut parts = Vec::new();
+        for member in if taken.is_empty() { all } else { taken } {
+            let size = w.op("Abs", &[member.value])?;
+            let sums = all_but(&mut w, size, member.axis)?;
+            let sums = by_unit(&mut w, sums, member)?;
+            // The elements of a channel, so that large planes weigh no more than small ones.
+            let (whole, units) = (w.op("Size", &[member.value])?, w.op("Size", &[sums])?);
+            let each = w.div(whole, units)?;
+            let each = w.op("CastLike", &[each, sums])?;
+            parts.push(w.div(sums, each)?);
+        }
+        if !parts.is_empty() {
+            outputs.push((number.to_string(), w.total(&parts)?));
+        }
+    }
+    Ok(outputs)
+}

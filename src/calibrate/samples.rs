@@ -1,0 +1,251 @@
+//! Runs of a model over all samples, in the process that runs it.
+
+use std::collections::BTreeMap;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use bytes::Bytes;
+use onnx_opt_ir::engine::{EngineError, Executor, Named, Runner};
+use onnx_opt_ir::import;
+use onnx_opt_passes::totals::DRAW;
+use onnx_opt_proto::read_bytes;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::child::Tell;
+use crate::data::{self, Input, Sample};
+use crate::engine::Engine;
+use crate::verify::inputs::{InputSpec, Plan, generate, input_specs, plans};
+
+/// Where samples come from.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) enum Source {
+    Samples(Vec<Sample>),
+    Random { samples: usize, seed: u64, sizes: BTreeMap<String, usize>, shapes: BTreeMap<String, Vec<usize>> },
+}
+
+/// Why there are no statistics.
+#[derive(Debug, Error, Serialize, Deserialize)]
+pub(crate) enum Trouble {
+    /// The engine does not run the model.
+    #[error("{0}")]
+    Engine(String),
+    /// A sample cannot be used.
+    #[error("{0}")]
+    Sample(String),
+    #[error("value `{name}` is NaN on {sample}")]
+    NotANumber { name: String, sample: String },
+    #[error("value `{name}` is {ty}, no tensor of floats")]
+    NotFloat { name: String, ty: String },
+}
+
+impl From<EngineError> for Trouble {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error.to_string())
+    }
+}
+
+/// A model as an engine is given it, and what it takes of samples.
+pub(super) struct Subject {
+    model: Vec<u8>,
+    inputs: Vec<Input>,
+    specs: Result<Vec<InputSpec>, String>,
+}
+
+impl Subject {
+    /// A model from its file.
+    pub fn read(path: &std::path::Path) -> anyhow::Result<Self> {
+        let model = std::fs::read(path)?;
+        let document = read_bytes(Bytes::from(model.clone()))?;
+        let specs = input_specs(document.model.graph.as_ref().unwrap_or(&Default::default()));
+        let mut inputs = data::inputs(&import(document)?.graph);
+        // That one is no matter of samples.
+        inputs.retain(|input| input.name != DRAW);
+        Ok(Self { model, inputs, specs })
+    }
+}
+
+/// One set of inputs.
+pub(super) struct Set<'a> {
+    /// Its number among all.
+    pub index: usize,
+    /// For messages.
+    pub name: &'a str,
+    pub feed: Named,
+}
+
+/// Runs one set of inputs, and takes in what is found of it.
+pub(super) type Take<'a, T> = dyn Fn(&mut dyn Runner, &Set<'_>, &mut T) -> Result<(), Trouble> + Sync + 'a;
+
+/// Samples are divided into so many shards, on every machine, so that the result does not depend on its processors.
+const SHARDS: usize = 4;
+
+/// A thread of an engine may go deep.
+const STACK: usize = 64 << 20;
+
+/// Takes all samples in, and gives what was found of each shard: with tract on several threads, each with a shard of its
+/// own at a time; onnxruntime has its own threads.
+pub(super) fn run<T: Default + Send>(
+    source: &Source,
+    engine: &Engine,
+    subject: &Subject,
+    tell: &Tell,
+    take: &Take<'_, T>,
+) -> Result<Vec<T>, Trouble> {
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let feeds = Feeds::of(source, engine, subject)?;
+    let workers = match engine {
+        Engine::Tract => processors.min(SHARDS).min(feeds.count),
+        Engine::OnnxRuntime(_) => 1,
+    };
+    let (next, done, stop) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+    let finished = || {
+        let heard = tell(done.fetch_add(1, Ordering::Relaxed) + 1, feeds.count);
+        // Nobody waits for an answer that nobody hears about.
+        stop.fetch_or(heard.is_err(), Ordering::Relaxed);
+    };
+    let worker = || -> Result<Vec<(usize, T)>, Trouble> {
+        let executor = engine.fast(processors)?;
+        let mut runner = executor.prepare(&subject.model)?;
+        let mut shards = Vec::new();
+        loop {
+            let shard = next.fetch_add(1, Ordering::Relaxed);
+            if shard >= SHARDS {
+                return Ok(shards);
+            }
+            let range = shard * feeds.count / SHARDS..(shard + 1) * feeds.count / SHARDS;
+            let mut found = T::default();
+            let observed = feeds.visit(range, &mut |set| {
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(false);
+                }
+                take(&mut *runner, &set, &mut found)?;
+                finished();
+                Ok(true)
+            });
+            if let Err(trouble) = observed {
+                stop.store(true, Ordering::Relaxed);
+                return Err(trouble);
+            }
+            shards.push((shard, found));
+        }
+    };
+    let results = thread::scope(|scope| {
+        let spawn = |_| thread::Builder::new().stack_size(STACK).spawn_scoped(scope, worker);
+        let threads: Vec<_> = (0..workers).map(spawn).collect();
+        let join = |thread: std::io::Result<thread::ScopedJoinHandle<'_, _>>| match thread {
+            Ok(thread) => thread.join().unwrap_or_else(|_| Err(Trouble::Engine("it panicked".to_owned()))),
+            Err(error) => Err(Trouble::Engine(error.to_string())),
+        };
+        threads.into_iter().map(join).collect::<Vec<_>>()
+    });
+    let mut shards: Vec<(usize, T)> =
+        results.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+    shards.sort_by_key(|(shard, _)| *shard);
+    Ok(shards.into_iter().map(|(_, found)| found).collect())
+}
+
+/// The sets of inputs of all samples in a row.
+struct Feeds<'a> {
+    origin: Origin<'a>,
+    inputs: &'a [Input],
+    count: usize,
+}
+
+enum Origin<'a> {
+    /// Each with its number of sets.
+    Samples(Vec<(&'a Sample, usize)>),
+    Random {
+        specs: &'a [InputSpec],
+        plan: Plan,
+        source: &'a Source,
+    },
+}
+
+impl<'a> Feeds<'a> {
+    fn of(source: &'a Source, engine: &Engine, subject: &'a Subject) -> Result<Self, Trouble> {
+        let inputs = &subject.inputs[..];
+        match source {
+            Source::Samples(samples) => {
+                let count = |sample: &'a Sample| match sample.feeds(inputs) {
+                    Ok(feeds) => Ok((sample, feeds.sets())),
+                    Err(error) => Err(Trouble::Sample(error.to_string())),
+                };
+                let samples = samples.iter().map(count).collect::<Result<Vec<_>, _>>()?;
+                let count = samples.iter().map(|(_, count)| count).sum();
+                Ok(Self { origin: Origin::Samples(samples), inputs, count })
+            }
+            source @ Source::Random { samples, .. } => {
+                let specs = subject.specs.as_ref().map_err(|reason| Trouble::Sample(reason.clone()))?;
+                let executor = engine.exact()?;
+                let plan = working_plan(&*executor, &subject.model, specs, source)?;
+                Ok(Self { origin: Origin::Random { specs, plan, source }, inputs, count: *samples })
+            }
+        }
+    }
+
+    /// Calls `visit` with the sets of a range until it says no. Each comes with a name for messages.
+    fn visit(
+        &self,
+        range: std::ops::Range<usize>,
+        visit: &mut dyn FnMut(Set<'_>) -> Result<bool, Trouble>,
+    ) -> Result<(), Trouble> {
+        let samples = match &self.origin {
+            Origin::Samples(samples) => samples,
+            Origin::Random { specs, plan, source } => {
+                for index in range {
+                    let feed = random(specs, plan, source, index)?;
+                    if !visit(Set { index, name: &format!("random sample {index}"), feed })? {
+                        return Ok(());
+                    }
+                }
+                return Ok(());
+            }
+        };
+        let mut first = 0;
+        for &(sample, count) in samples {
+            let (from, to) = (range.start.max(first), range.end.min(first + count));
+            if from < to {
+                let trouble = |error: data::DataError| Trouble::Sample(error.to_string());
+                let feeds = sample.feeds(self.inputs).map_err(trouble)?;
+                for (index, feed) in feeds.enumerate().take(to - first).skip(from - first) {
+                    let name = match count {
+                        1 => sample.path.display().to_string(),
+                        _ => format!("{} ({} of {count})", sample.path.display(), index + 1),
+                    };
+                    let feed = feed.map_err(trouble)?;
+                    if !visit(Set { index: first + index, name: &name, feed })? {
+                        return Ok(());
+                    }
+                }
+            }
+            first += count;
+        }
+        Ok(())
+    }
+}
+
+fn random(specs: &[InputSpec], plan: &Plan, source: &Source, index: usize) -> Result<Named, Trouble> {
+    let Source::Random { seed, sizes, shapes, .. } = source else { return Ok(Named::new()) };
+    generate(specs, plan, seed.wrapping_add(index as u64), sizes, shapes).map_err(Trouble::Sample)
+}
+
+/// The first choice of open sizes that the model runs with.
+fn working_plan(
+    executor: &dyn Executor,
+    model: &[u8],
+    specs: &[InputSpec],
+    source: &Source,
+) -> Result<Plan, Trouble> {
+    let mut runner = executor.prepare(model)?;
+    let mut first = None;
+    for plan in plans(specs) {
+        match runner.run(&random(specs, &plan, source, 0)?) {
+            Ok(_) => return Ok(plan),
+            Err(error) => first = first.or(Some(error)),
+        }
+    }
+    Err(first
+        .map_or_else(|| Trouble::Engine("no sizes were found that it runs with".to_owned()), Trouble::from))
+}

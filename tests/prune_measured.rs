@@ -1,0 +1,236 @@
+//! Importance that is measured on samples, and recovery on them, on networks for which both are known.
+
+#![allow(clippy::unwrap_used)]
+
+use onnx_opt::calibrate::{CalibrateOptions, Measure};
+use onnx_opt::engine::EngineChoice;
+use onnx_opt::ir::{Model, NewNode, ValueId, check, export};
+use onnx_opt::passes::prune::{
+    Criterion, Given, Groups, Importance, Measured, Norm, Options, Target, couple, prune, recover,
+};
+use onnx_opt::passes::testing::Fixture;
+use onnx_opt::session::Listener;
+use onnx_opt::verify::{Status, VerifyOptions, verify};
+
+struct Silent;
+
+impl Listener for Silent {
+    fn stage(&self, _: &'static str) {}
+    fn after_pass(&self, _: &str, _: &Model) {}
+}
+
+const CRITERIA: [Criterion; 5] = [
+    Criterion::Taylor,
+    Criterion::Fisher,
+    Criterion::Sensitivity,
+    Criterion::Activation,
+    Criterion::Reconstruction,
+];
+
+/// Random samples for a model, in an engine.
+fn samples(model: &Model, engine: EngineChoice) -> Measure<'static> {
+    let options = CalibrateOptions {
+        engine,
+        random: 96,
+        program: Some(assert_cmd::cargo::cargo_bin!("onnx-opt").to_path_buf()),
+        ..CalibrateOptions::default()
+    };
+    Measure::new(&model.graph, &[], options, &Silent).unwrap()
+}
+
+/// The engines that are there.
+fn engines() -> Vec<EngineChoice> {
+    let onnxruntime = std::env::var_os("ORT_DYLIB_PATH").map(|_| EngineChoice::OnnxRuntime);
+    [EngineChoice::Tract].into_iter().chain(onnxruntime).collect()
+}
+
+/// The scores of the only group of a model.
+fn scores(model: &Model, criterion: Criterion, engine: EngineChoice) -> Vec<f64> {
+    let totals = samples(model, engine);
+    let groups = Groups::of(&model.graph, &couple(&model.graph));
+    let measured = Measured { criterion, base: model, totals: &totals };
+    let mut scores = measured.scores(&model.graph, &groups).unwrap();
+    assert_eq!(scores.len(), 1);
+    scores.remove(0)
+}
+
+fn order(scores: &[f64]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]));
+    order
+}
+
+/// Six units, each of which takes one of six inputs and gives one of six outputs, the later the more.
+fn graded(activation: Option<&str>) -> Model {
+    let mut f = Fixture::new(17);
+    let x = f.symbolic_input("x", &["batch", "6"]);
+    let place = [3, 0, 5, 1, 4, 2];
+    let (mut first, mut second) = (vec![0.0; 36], vec![0.0; 36]);
+    for (unit, &rank) in place.iter().enumerate() {
+        let size = f32::powi(1.6, rank);
+        first[unit * 6 + unit] = size;
+        second[unit * 6 + unit] = size;
+    }
+    let (first, second) = (f.floats(&[6, 6], &first), f.floats(&[6, 6], &second));
+    let mut h = f.op("MatMul", &[x, first]);
+    if let Some(activation) = activation {
+        h = f.op(activation, &[h]);
+    }
+    let y = f.op("MatMul", &[h, second]);
+    f.with_output(y).into_model()
+}
+
+#[test]
+fn units_that_give_more_are_worth_more() {
+    for engine in engines() {
+        for activation in [None, Some("Relu")] {
+            let model = graded(activation);
+            for criterion in CRITERIA {
+                let found = scores(&model, criterion, engine);
+                // By reconstruction units are worth their share of what is given, whatever unit gives how much.
+                assert_eq!(order(&found), [1, 3, 5, 0, 4, 2], "{criterion:?} in {engine:?}: {found:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_others_can_stand_in_for_is_worth_least() {
+    // Units 0 and 3 give the same, and together more than the others.
+    let mut f = Fixture::new(17);
+    let x = f.symbolic_input("x", &["batch", "3"]);
+    let first = f.floats(&[3, 4], &[1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0]);
+    let second = f.floats(&[4, 2], &[3.0, 0.0, 1.0, 1.0, 0.0, 1.0, 3.0, 0.0]);
+    let h = f.op("MatMul", &[x, first]);
+    let y = f.op("MatMul", &[h, second]);
+    let model = f.with_output(y).into_model();
+    let found = scores(&model, Criterion::Reconstruction, EngineChoice::Tract);
+    let worst = found[0].max(found[3]);
+    assert!(worst < found[1] && worst < found[2], "{found:?}");
+    let plain = Norm::L2.scores(&model.graph, &Groups::of(&model.graph, &couple(&model.graph))).unwrap();
+    assert!(plain[0][0] > plain[0][1]);
+}
+
+/// A network whose units are pairs: the later of each gives a part of what the other does.
+fn paired(kind: &str) -> Model {
+    let mut f = Fixture::new(17);
+    match kind {
+        "linear" => {
+            let x = f.symbolic_input("x", &["batch", "5"]);
+            let (first, bias) = twins(&mut f, &[5, 4], 1);
+            let (second, last) = (f.weights(&[8, 3]), f.weights(&[3]));
+            let h = f.op("MatMul", &[x, first]);
+            let h = f.op("Add", &[h, bias]);
+            let h = f.op("Relu", &[h]);
+            let h = f.op("MatMul", &[h, second]);
+            let y = f.op("Add", &[h, last]);
+            f.with_output(y).into_model()
+        }
+        "convolution" => {
+            let x = f.symbolic_input("x", &["batch", "3", "7", "6"]);
+            let (first, bias) = twins(&mut f, &[4, 3, 3, 3], 0);
+            let second = f.weights(&[5, 8, 3, 3]);
+            let h = f.node(NewNode::new("Conv", [x, first, bias]).with("pads", vec![1i64; 4]));
+            let h = f.op("Relu", &[h]);
+            let y = f.node(NewNode::new("Conv", [h, second]).with("strides", vec![2i64, 1]));
+            f.with_output(y).into_model()
+        }
+        _ => {
+            // The input goes around, and is added.
+            let x = f.symbolic_input("x", &["batch", "3", "6", "6"]);
+            let (first, bias) = twins(&mut f, &[4, 3, 1, 1], 0);
+            let second = f.weights(&[3, 8, 1, 1]);
+            let h = f.op("Conv", &[x, first, bias]);
+            let h = f.op("Relu", &[h]);
+            let h = f.op("Conv", &[h, second]);
+            let y = f.op("Add", &[h, x]);
+            f.with_output(y).into_model()
+        }
+    }
+}
+
+/// A weight of twice as many units along an axis, and their bias: the later ones are a tenth of the others.
+fn twins(f: &mut Fixture, half: &[usize], axis: usize) -> (ValueId, ValueId) {
+    let doubled = |f: &mut Fixture, value: ValueId, axis: i64| {
+        let part = f.graph.constant(value).unwrap().to_f32().unwrap();
+        let shape = f.graph.constant(value).unwrap().shape().to_vec();
+        let inner: usize = shape[axis as usize..].iter().product();
+        let mut whole = shape;
+        whole[axis as usize] *= 2;
+        let mut values = Vec::new();
+        for row in part.chunks(inner) {
+            values.extend_from_slice(row);
+            values.extend(row.iter().map(|value| value * 0.1));
+        }
+        f.floats(&whole, &values)
+    };
+    let (weight, bias) = (f.weights(half), f.weights(&half[axis..=axis]));
+    (doubled(f, weight, axis as i64), doubled(f, bias, 0))
+}
+
+#[test]
+fn what_is_left_makes_up_for_what_went() {
+    for kind in ["linear", "convolution", "residual"] {
+        for engine in engines() {
+            for given in [Given::Recovered, Given::Original] {
+                let whole = paired(kind);
+                let mut model = whole.clone();
+                let outcome = prune(&mut model, &Options::new(Target::Units(0.5))).unwrap();
+                assert_eq!(outcome.groups.iter().map(|group| group.after).collect::<Vec<_>>(), [4], "{kind}");
+                let distance = |model: &Model, tolerance: f64| {
+                    let options = VerifyOptions {
+                        tolerance: Some(tolerance),
+                        program: Some(assert_cmd::cargo::cargo_bin!("onnx-opt").to_path_buf()),
+                        ..VerifyOptions::default()
+                    };
+                    verify(&export(&whole), &export(model), &options).status
+                };
+                assert_ne!(distance(&model, 1e-2), Status::Verified, "{kind} is as it was");
+                let totals = samples(&whole, engine);
+                let found = recover(&mut model, &whole.graph, &outcome.kept, given, &totals).unwrap();
+                check(&model).unwrap();
+                assert!(found.products > 0 && found.passes > 0, "{kind}: {found:?}");
+                let status = distance(&model, 1e-2);
+                assert_eq!(status, Status::Verified, "{kind} in {engine:?}, {given:?}\n{model}");
+            }
+        }
+    }
+}
+
+#[test]
+fn channels_get_their_mean_and_variance_back() {
+    // A transposed convolution is no product here; its operand has lost what it was the sum of.
+    let mut f = Fixture::new(17);
+    let x = f.symbolic_input("x", &["batch", "3", "5", "5"]);
+    let (first, bias) = twins(&mut f, &[4, 3, 1, 1], 0);
+    let (second, scales) = (f.weights(&[8, 2, 2, 2]), [f.weights(&[2]), f.weights(&[2])]);
+    let h = f.op("Conv", &[x, first, bias]);
+    let h = f.node(NewNode::new("ConvTranspose", [h, second]).with("strides", vec![2i64, 2]));
+    let mean = f.floats(&[2], &[0.1, -0.2]);
+    let variance = f.floats(&[2], &[0.9, 1.2]);
+    let h = f.op("Relu", &[h]);
+    let y = f.op("BatchNormalization", &[h, scales[0], scales[1], mean, variance]);
+    let whole = f.with_output(y).into_model();
+    let mut model = whole.clone();
+    let outcome = prune(&mut model, &Options::new(Target::Units(0.5))).unwrap();
+    let totals = samples(&whole, EngineChoice::Tract);
+    let found = recover(&mut model, &whole.graph, &outcome.kept, Given::Recovered, &totals).unwrap();
+    assert_eq!((found.products, found.channels), (0, 2));
+    check(&model).unwrap();
+}
+
+#[test]
+fn steps_end_where_one_would() {
+    for target in [Target::Units(0.5), Target::Macs(0.5)] {
+        for steps in [1, 3] {
+            let mut model = graded(Some("Relu"));
+            let whole = model.clone();
+            let totals = samples(&whole, EngineChoice::Tract);
+            let importance = Measured { criterion: Criterion::Taylor, base: &whole, totals: &totals };
+            let options = Options { importance: &importance, steps, ..Options::new(target) };
+            let outcome = prune(&mut model, &options).unwrap();
+            assert_eq!(outcome.groups[0].after, 3, "{target:?} in {steps}");
+            check(&model).unwrap();
+        }
+    }
+}
