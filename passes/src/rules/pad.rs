@@ -57,7 +57,6 @@ impl Padding {
     /// If it does anything else, or something about it is not known.
     fn read(graph: &Graph, y: ValueId) -> Result<Self, Miss> {
         let (_, node) = found(graph.producer_of(y, "Pad"))?;
-        ensure(node.string("mode").is_none_or(|mode| mode == "constant"), "it does not pad with a constant")?;
         let rank = graph.rank(y).ok_or("the rank is not known")?;
         let spatial = rank.checked_sub(2).filter(|&spatial| spatial > 0).ok_or("there is no spatial axis")?;
         let value = match node.input(2) {
@@ -66,15 +65,7 @@ impl Padding {
             None => Some(node.float("value").map_or(0.0, f64::from)),
         };
         let value = value.ok_or("what it pads with is not constant")?;
-        let pads = list(graph, node, "pads", 1)?.ok_or("the padding is not known")?;
-        let axes = padded_axes(graph, node, rank)?;
-        ensure(pads.len() == 2 * axes.len(), "the padding has another length")?;
-        ensure(pads.iter().all(|&pad| pad >= 0), "it cuts off")?;
-        let mut all = vec![0; 2 * rank];
-        for (place, &axis) in axes.iter().enumerate() {
-            all[axis] += pads[place];
-            all[rank + axis] += pads[axes.len() + place];
-        }
+        let all = padding(graph, node, rank)?;
         let (before, after) = all.split_at(rank);
         let outer = before.iter().take(2).chain(after.iter().take(2)).all(|&pad| pad == 0);
         ensure(outer, "it pads batch or channels")?;
@@ -119,8 +110,26 @@ impl Padding {
     }
 }
 
+/// Places that a Pad with a constant adds before each axis, then behind each.
+///
+/// # Errors
+/// If it does anything else, also where it cuts off, or something about it is not known.
+pub(super) fn padding(graph: &Graph, node: &Node, rank: usize) -> Result<Vec<i64>, Miss> {
+    ensure(node.string("mode").is_none_or(|mode| mode == "constant"), "it does not pad with a constant")?;
+    let pads = list(graph, node, "pads", 1)?.ok_or("the padding is not known")?;
+    let axes = padded_axes(graph, node, rank)?;
+    ensure(pads.len() == 2 * axes.len(), "the padding has another length")?;
+    ensure(pads.iter().all(|&pad| pad >= 0), "it cuts off")?;
+    let mut all = vec![0; 2 * rank];
+    for (place, &axis) in axes.iter().enumerate() {
+        all[axis] = pads[place];
+        all[rank + axis] = pads[axes.len() + place];
+    }
+    Ok(all)
+}
+
 /// The axes that a Pad names, all of them if it names none.
-pub(super) fn padded_axes(graph: &Graph, node: &Node, rank: usize) -> Result<Vec<usize>, Miss> {
+fn padded_axes(graph: &Graph, node: &Node, rank: usize) -> Result<Vec<usize>, Miss> {
     let Some(axes) = list(graph, node, "axes", 3)? else { return Ok((0..rank).collect()) };
     let axes: Vec<usize> = axes.into_iter().map(|named| axis(named, rank)).collect::<Result<_, _>>()?;
     let mut seen = vec![false; rank];

@@ -1,9 +1,9 @@
 //! The same operator twice in a row, which does its work at once.
 
-use onnx_opt_ir::{Attributes, ElementType, Graph, Node, Tensor, ValueId};
+use onnx_opt_ir::{Attributes, ElementType, Node, Tensor, ValueId};
 
-use super::facts::{axis, list, only_use, shape};
-use super::pad::padded_axes;
+use super::facts::{axis, only_use, shape};
+use super::pad::padding;
 use super::reduction::{Reduction, reduce, reduction};
 use crate::rewrite::{
     ErrorClass, FunctionRule, Miss, Operand, Patch, Rewrite, Rule, Site, ensure, found, language::finish,
@@ -114,28 +114,14 @@ fn expand_of_expand(site: &Site<'_>) -> Rewrite {
     finish(site, patch, new)
 }
 
-/// Places that a Pad adds before each axis, then behind each, and the operand that it fills them with.
-fn padding(graph: &Graph, node: &Node, rank: usize) -> Result<(Vec<i64>, Option<ValueId>), Miss> {
-    ensure(node.string("mode").is_none_or(|mode| mode == "constant"), "it does not pad with a constant")?;
-    let pads = list(graph, node, "pads", 1)?.ok_or("the padding is not known")?;
-    let axes = padded_axes(graph, node, rank)?;
-    ensure(pads.len() == 2 * axes.len(), "the padding has another length")?;
-    // What is cut off may be what the other one added.
-    ensure(pads.iter().all(|&pad| pad >= 0), "it cuts off")?;
-    let mut all = vec![0; 2 * rank];
-    for (place, &axis) in axes.iter().enumerate() {
-        all[axis] = pads[place];
-        all[rank + axis] = pads[axes.len() + place];
-    }
-    Ok((all, node.input(2)))
-}
-
 fn pad_of_pad(site: &Site<'_>) -> Rewrite {
     let graph = site.graph;
     let first = same_before(site)?;
     let x = found(first.input(0))?;
     let rank = shape(graph, x)?.len();
-    let ((inner, value), (outer, other)) = (padding(graph, first, rank)?, padding(graph, site.node(), rank)?);
+    // What the second cuts off may be what the first added: no Pad that does is taken.
+    let (inner, outer) = (padding(graph, first, rank)?, padding(graph, site.node(), rank)?);
+    let (value, other) = (first.input(2), site.node().input(2));
     let is_zero = |value: Option<ValueId>| match value {
         None => true,
         Some(value) => graph
