@@ -247,7 +247,7 @@ fn what_cannot_be_done_is_said_and_nothing_is_written() {
     fs::write(place.path("c.json"), "{}").unwrap();
     let [model, result, samples] = ["m.onnx", "q.onnx", "x.npy"].map(|name| place.name(name));
     let at = |name: &str| place.name(name);
-    let wrong: [(&[&str], i32, &str); 11] = [
+    let wrong: [(&[&str], i32, &str); 13] = [
         (&["--calibrate", &at("nowhere")], 1, "nowhere: cannot read"),
         (&["--calibrate", &at("empty")], 1, "empty: holds no data"),
         (&["--calibrate", &at("names")], 1, "there is no input `z`"),
@@ -259,6 +259,8 @@ fn what_cannot_be_done_is_said_and_nothing_is_written() {
         (&["--calibrate", &samples, "--ops", "Softmax"], 2, "has no integer kernel for `Softmax`"),
         (&["--calibrate", &samples, "--calibration-method", "best"], 2, "expected one of min-max"),
         (&["--calibrate", &samples, "--target", "abacus"], 2, "abacus"),
+        (&["--calibrate", &samples, "--rounding", "seqmse"], 2, "--rounding is for schemes of weights only"),
+        (&["--calibrate", &samples, "--block-size", "32"], 2, "--block-size is for schemes of weights only"),
     ];
     for (arguments, code, message) in wrong {
         let all = [&[&*model, "-o", &result, "--quantize", "int8"], arguments].concat();

@@ -333,10 +333,10 @@ struct Quantize {
         help_heading = "Quantization"
     )]
     calibration_method: Observer,
-    /// How weights become integers: nearest, hqq, seqmse, gptq or adaround; the last two with --calibrate
-    #[arg(long, value_name = "WAY", value_parser = rounding, default_value = "nearest", requires = "scheme",
-          help_heading = "Quantization")]
-    rounding: Rounding,
+    /// How weights become integers: nearest, hqq, seqmse, gptq or adaround; the last two with --calibrate [default:
+    /// nearest]
+    #[arg(long, value_name = "WAY", value_parser = rounding, requires = "scheme", help_heading = "Quantization")]
+    rounding: Option<Rounding>,
     /// Quantize these nodes alone
     #[arg(
         long,
@@ -367,6 +367,16 @@ struct Quantize {
 }
 
 impl Quantize {
+    /// An option that says nothing to the scheme, and the schemes that it is for.
+    fn idle(&self) -> Option<(&'static str, &'static str)> {
+        match self.scheme.as_ref()? {
+            SchemeName::Static if self.block_size.is_some() => Some(("--block-size", "schemes of weights")),
+            SchemeName::Static if self.rounding.is_some() => Some(("--rounding", "schemes of weights")),
+            SchemeName::Other(_) if self.calibration.is_some() => Some(("--calibration", "int8")),
+            _ => None,
+        }
+    }
+
     fn quantization(&self, samples: &[PathBuf]) -> Option<session::Quantize> {
         let scheme = match self.scheme? {
             SchemeName::Static => return Some(session::Quantize::Static(self.integers(samples))),
@@ -378,7 +388,11 @@ impl Quantize {
             operators: self.operators.as_ref().map(set),
             exclude: set(&self.exclude),
         };
-        let options = SchemeOptions { choice, block_size: self.block_size, rounding: self.rounding };
+        let options = SchemeOptions {
+            choice,
+            block_size: self.block_size,
+            rounding: self.rounding.unwrap_or_default(),
+        };
         let samples = samples.to_vec();
         Some(session::Quantize::Scheme(Quantization { scheme, options, samples }))
     }
@@ -986,6 +1000,17 @@ impl Optimize {
     /// As asked; else `a.opt.onnx` beside `a.onnx`, and standard output for standard input.
     pub fn destination(&self, source: &Source) -> Destination {
         destination(self.output.as_deref(), source, ".opt.onnx")
+    }
+
+    /// What is wrong with options that only make sense together.
+    ///
+    /// # Errors
+    /// If an option has no effect with another one that is given.
+    pub fn check(&self) -> Result<(), String> {
+        match self.quantize.idle() {
+            Some((option, schemes)) => Err(format!("{option} is for {schemes} only")),
+            None => Ok(()),
+        }
     }
 
     pub fn options(&self) -> Options {

@@ -38,7 +38,7 @@ pub fn main() -> ExitCode {
         let place = info.location().map(|place| format!(" ({}:{})", place.file(), place.line()));
         *PANIC.lock().unwrap_or_else(PoisonError::into_inner) = words.to_owned() + &place.unwrap_or_default();
     }));
-    let arguments = match Arguments::try_parse() {
+    let arguments = match parse() {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),
     };
@@ -59,6 +59,13 @@ pub fn main() -> ExitCode {
             end(&format!("internal error: {words}"), Some(help), 1)
         }
     }
+}
+
+fn parse() -> Result<Arguments, clap::Error> {
+    let arguments = Arguments::try_parse()?;
+    let conflict = |words| Arguments::command().error(ErrorKind::ArgumentConflict, words);
+    arguments.optimize.check().map_err(conflict)?;
+    Ok(arguments)
 }
 
 /// Help, version, or what is wrong with the arguments.

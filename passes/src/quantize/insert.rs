@@ -379,6 +379,7 @@ impl Writer<'_> {
 mod tests {
     use onnx_opt_ir::check;
 
+    use super::super::profile::Cost;
     use super::super::{Range, observed, prepare};
     use super::*;
     use crate::target::Target;
@@ -390,12 +391,16 @@ mod tests {
 
     /// Quantizes with the same range for every value.
     fn quantized(f: Fixture, target: &str, low: f32, high: f32) -> (Model, QuantizeReport) {
-        let (mut model, profile, options) = (f.into_model(), profile(target), QuantizeOptions::default());
-        prepare(&mut model, &profile).unwrap();
-        let names = observed(&model.graph, &profile, &options);
+        quantized_for(f, &profile(target), low, high)
+    }
+
+    fn quantized_for(f: Fixture, profile: &Profile, low: f32, high: f32) -> (Model, QuantizeReport) {
+        let (mut model, options) = (f.into_model(), QuantizeOptions::default());
+        prepare(&mut model, profile).unwrap();
+        let names = observed(&model.graph, profile, &options);
         let range = Range::new(low, high).unwrap();
         let ranges: Ranges = names.into_iter().map(|name| (name, range)).collect();
-        let report = insert(&mut model, &ranges, &profile, &options).unwrap();
+        let report = insert(&mut model, &ranges, profile, &options).unwrap();
         check(&model).unwrap();
         (model, report)
     }
@@ -507,7 +512,10 @@ mod tests {
         let t = conv(&mut f, x, 16, 16);
         let t = f.op("HardSwish", &[t]);
         let y = conv(&mut f, t, 16, 16);
-        let (model, report) = quantized(f.with_output(y), "onnxruntime", -4.0, 4.0);
+        let mut profile = profile("onnxruntime");
+        profile.decompose.insert("HardSwish".to_owned());
+        profile.elementwise.insert("Mul".to_owned(), Cost { float: 0.19, integer: 0.18 });
+        let (model, report) = quantized_for(f.with_output(y), &profile, -4.0, 4.0);
         assert_eq!((report.regions, report.quantized["Mul"]), (1, 2));
         // One of the two became another scale of the same integers.
         assert_eq!(of(&model, "Mul").len(), 1);

@@ -165,13 +165,14 @@ mod tests {
     use crate::target::Target;
     use crate::testing::Fixture;
 
-    /// The operators of a graph of one operator on x, [1, 4, 8, 8], as onnxruntime wants them.
+    /// The operators of a graph of one operator on x, [1, 4, 8, 8], as onnxruntime wants them, with gates in parts.
     fn prepared(opset: i64, build: impl Fn(&mut Fixture, ValueId) -> ValueId) -> Vec<String> {
         let mut f = Fixture::new(opset);
         let x = f.input("x", &[1, 4, 8, 8]);
         let y = build(&mut f, x);
         let mut model = f.with_output(y).into_model();
-        let profile = Target::named("onnxruntime").unwrap().quantization().unwrap();
+        let mut profile = Target::named("onnxruntime").unwrap().quantization().unwrap();
+        profile.decompose.extend(["HardSwish", "HardSigmoid"].map(str::to_owned));
         prepare(&mut model, &profile).unwrap();
         onnx_opt_ir::check(&model).unwrap();
         let order = model.graph.topological_order().unwrap();
