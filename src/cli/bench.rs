@@ -34,7 +34,7 @@ pub fn run(arguments: &Bench) -> Result<(), Error> {
     let models: Vec<Model> =
         sources.iter().map(|source| Ok(session::load(source)?.model)).collect::<Result<_, Error>>()?;
     let file = || sources.iter().map(|source| source.name()).collect::<Vec<_>>().join(", ");
-    let times = latency(&models.iter().collect::<Vec<_>>(), &arguments.options())
+    let times = latency(&models.iter().collect::<Vec<_>>(), &arguments.run.options())
         .map_err(|error| Error::Calibrate { file: file(), source: error })?;
     drop(progress);
     let timed = |(source, seconds): (&session::Source, f64)| Timed { file: source.name(), seconds };

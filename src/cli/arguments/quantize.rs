@@ -1,0 +1,142 @@
+//! What is quantized, and how.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use onnx_opt::passes::quantize::accuracy::Rounding;
+use onnx_opt::passes::quantize::schemes::{Scheme, SchemeOptions};
+use onnx_opt::passes::quantize::{Observer, QuantizeOptions};
+use onnx_opt::quantization::Quantization;
+use onnx_opt::session;
+use onnx_opt::static_quantization::StaticQuantization;
+
+/// What is quantized, and how.
+#[derive(Debug, Args)]
+pub(super) struct Quantize {
+    /// Compute with 8-bit integers where the target is faster so, by scales that --calibrate finds: int8; or compress the
+    /// weights or compute with fewer bits: int8-weights, int4-weights, int8-dynamic, fp16, bf16, codebook4,
+    /// codebook8, nf4 or pow2
+    #[arg(long = "quantize", value_name = "SCHEME", value_parser = scheme, help_heading = "Quantization")]
+    scheme: Option<SchemeName>,
+    /// Give each block of so many weights a scale of its own [default: by scheme]
+    #[arg(long, value_name = "N", value_parser = block_size, requires = "scheme", help_heading = "Quantization")]
+    block_size: Option<usize>,
+    /// What `onnx-opt calibrate` found, for int8; samples of --calibrate are only compared on then
+    #[arg(long, value_name = "FILE", requires = "scheme", help_heading = "Quantization")]
+    calibration: Option<PathBuf>,
+    /// How ranges are chosen for int8: min-max, moving-average, percentile, percentile=99.9, entropy or mse
+    #[arg(
+        long,
+        value_name = "METHOD",
+        default_value = "mse",
+        requires = "scheme",
+        help_heading = "Quantization"
+    )]
+    calibration_method: Observer,
+    /// How weights become integers: nearest, hqq, seqmse, gptq or adaround; the last two with --calibrate [default:
+    /// nearest]
+    #[arg(long, value_name = "WAY", value_parser = rounding, requires = "scheme", help_heading = "Quantization")]
+    rounding: Option<Rounding>,
+    /// Quantize these nodes alone
+    #[arg(
+        long,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        requires = "scheme",
+        help_heading = "Quantization"
+    )]
+    nodes: Option<Vec<String>>,
+    /// Quantize nodes of these operators alone
+    #[arg(
+        long = "ops",
+        value_name = "OPERATORS",
+        value_delimiter = ',',
+        requires = "scheme",
+        help_heading = "Quantization"
+    )]
+    operators: Option<Vec<String>>,
+    /// Leave these nodes as they are
+    #[arg(
+        long,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        requires = "scheme",
+        help_heading = "Quantization"
+    )]
+    exclude: Vec<String>,
+}
+
+impl Quantize {
+    /// An option that says nothing to the scheme, and the schemes that it is for.
+    pub fn idle(&self) -> Option<(&'static str, &'static str)> {
+        match self.scheme.as_ref()? {
+            SchemeName::Static if self.block_size.is_some() => Some(("--block-size", "schemes of weights")),
+            SchemeName::Static if self.rounding.is_some() => Some(("--rounding", "schemes of weights")),
+            SchemeName::Other(_) if self.calibration.is_some() => Some(("--calibration", "int8")),
+            _ => None,
+        }
+    }
+
+    /// As the session takes it, if anything is to be quantized.
+    pub fn quantization(&self, samples: &[PathBuf]) -> Option<session::Quantize> {
+        let scheme = match self.scheme? {
+            SchemeName::Static => return Some(session::Quantize::Static(self.integers(samples))),
+            SchemeName::Other(scheme) => scheme,
+        };
+        let set = |names: &Vec<String>| names.iter().cloned().collect();
+        let choice = QuantizeOptions {
+            nodes: self.nodes.as_ref().map(set),
+            operators: self.operators.as_ref().map(set),
+            exclude: set(&self.exclude),
+        };
+        let options = SchemeOptions {
+            choice,
+            block_size: self.block_size,
+            rounding: self.rounding.unwrap_or_default(),
+        };
+        let samples = samples.to_vec();
+        Some(session::Quantize::Scheme(Quantization { scheme, options, samples }))
+    }
+
+    fn integers(&self, samples: &[PathBuf]) -> StaticQuantization {
+        StaticQuantization {
+            calibration: self.calibration.clone(),
+            observer: self.calibration_method,
+            nodes: self.nodes.clone().unwrap_or_default(),
+            operators: self.operators.iter().flatten().cloned().collect(),
+            exclude: self.exclude.clone(),
+            ..StaticQuantization::new(samples.to_vec())
+        }
+    }
+}
+
+/// A scheme as users name it.
+#[derive(Clone, Copy, Debug)]
+enum SchemeName {
+    /// Calibrated scales.
+    Static,
+    Other(Scheme),
+}
+
+fn scheme(text: &str) -> Result<SchemeName, String> {
+    let others = Scheme::NAMES.map(|(name, scheme)| (name, SchemeName::Other(scheme)));
+    let known: Vec<(&str, SchemeName)> = [("int8", SchemeName::Static)].into_iter().chain(others).collect();
+    by_name(text, &known)
+}
+
+fn rounding(text: &str) -> Result<Rounding, String> {
+    by_name(text, &Rounding::NAMES)
+}
+
+fn by_name<T: Copy>(text: &str, known: &[(&str, T)]) -> Result<T, String> {
+    let found = known.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
+    let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+    found.ok_or_else(|| format!("expected one of {}", names.join(", ")))
+}
+
+fn block_size(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(size @ 4..=65536) => Ok(size),
+        _ => Err("expected a number from 4 to 65536".to_owned()),
+    }
+}
