@@ -11,14 +11,13 @@ use onnx_opt_passes::quantize::{
     Observer, Placement, Profile, QuantizeError, QuantizeOptions, QuantizeReport, insert, observed, prepare,
 };
 use onnx_opt_passes::rewrite::place;
-use onnx_opt_proto::Document;
 use regex::Regex;
 use serde::Serialize;
 use thiserror::Error;
 
 use crate::calibrate::{CalibrateError, CalibrateOptions, Calibration, FileError, calibrate, model_hash};
 use crate::data::{self, DataError, DataErrorKind, Named};
-use crate::session::Listener;
+use crate::session::{Listener, Trial};
 use crate::similar::{did_you_mean, similar};
 use crate::verify::VerifyReport;
 
@@ -136,28 +135,19 @@ pub struct StaticReport {
     pub agreement: Option<VerifyReport>,
 }
 
-/// A result is compared with the original on so many sets of samples.
-const COMPARED: usize = 4;
-
 /// So many samples are drawn where there are no data.
 const RANDOM_SAMPLES: usize = 8;
 
-/// Puts a model as the target wants it before it is calibrated; values have the names then that a calibration knows.
+/// Puts a model as the target wants it before it is calibrated; values have the names then that a calibration knows, if
+/// they had those of a file before.
 ///
 /// # Errors
 /// If the target says nothing of integers, or the model cannot be put so.
 pub fn prepared(model: &mut Model, target: &Target) -> Result<Profile, StaticError> {
     let profile = target.quantization().ok_or_else(|| StaticError::NoProfile(target.name.clone()))?;
-    name_values(model)?;
     prepare(model, &profile)?;
-    name_values(model)?;
+    *model = import(export(model).into())?;
     Ok(profile)
-}
-
-/// Gives values the names that they have in a file.
-fn name_values(model: &mut Model) -> Result<(), ImportError> {
-    *model = import(Document { model: export(model), file_bytes: 0, unknown_fields: 0, folder: None })?;
-    Ok(())
 }
 
 /// Quantizes an optimized model in place.
@@ -252,13 +242,9 @@ impl StaticQuantization {
         let inputs = data::inputs(graph);
         let mut found = Vec::new();
         for path in &self.data {
-            for sample in data::samples(path, &inputs)? {
-                for feed in sample.feeds(&inputs)?.take(COMPARED - found.len()) {
-                    found.push(feed?);
-                }
-                if found.len() == COMPARED {
-                    return Ok(found);
-                }
+            if found.len() < Trial::SAMPLES {
+                let samples = data::samples(path, &inputs)?;
+                found.extend(data::sets(&samples, &inputs, Trial::SAMPLES - found.len())?);
             }
         }
         Ok(found)

@@ -13,7 +13,7 @@ use onnx_opt::ir::engine::Executor;
 use onnx_opt::ir::{ElementType, Model, Tensor, check, export, import};
 use onnx_opt::passes::quantize::{QuantizeOptions, QuantizeReport, Range, Ranges, insert, observed, prepare};
 use onnx_opt::passes::{PassContext, Target, pipeline};
-use onnx_opt::proto::{Document, encode, read_file};
+use onnx_opt::proto::{encode, read_file};
 
 type Named = Vec<(String, Tensor)>;
 
@@ -67,7 +67,7 @@ fn quantized(name: &str, target: &str) -> (Model, Model, QuantizeReport, Vec<Nam
     let profile = Target::named(target).unwrap().quantization().unwrap();
     optimize(&mut model);
     prepare(&mut model, &profile).unwrap();
-    let document = Document { model: export(&model), file_bytes: 0, unknown_fields: 0, folder: None };
+    let document = export(&model).into();
     let mut model = import(document).unwrap();
     let float = model.clone();
     let options = QuantizeOptions::default();

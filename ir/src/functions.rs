@@ -412,7 +412,7 @@ fn visit_nodes(graph: &Graph, see: &mut dyn FnMut(&Node)) {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use onnx_opt_proto::{Document, ModelProto, attribute_proto::AttributeType, type_proto};
+    use onnx_opt_proto::{ModelProto, attribute_proto::AttributeType, type_proto};
 
     use super::*;
     use crate::{check, export, import};
@@ -493,7 +493,7 @@ mod tests {
             functions,
             ..ModelProto::default()
         };
-        import(Document { model, file_bytes: 0, unknown_fields: 0, folder: None }).unwrap()
+        import(model.into()).unwrap()
     }
 
     /// Operators after inlining, what went, and what was declined.

@@ -88,7 +88,7 @@ fn lists_constants(graph: &Graph) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use onnx_opt_proto::{Document, GraphProto, OperatorSetIdProto, TensorProto, ValueInfoProto};
+    use onnx_opt_proto::{GraphProto, OperatorSetIdProto, TensorProto, ValueInfoProto};
 
     use super::*;
     use crate::{check, export, import};
@@ -116,8 +116,7 @@ mod tests {
                 graph: Some(graph),
                 ..ModelProto::default()
             };
-            let document = Document { model, file_bytes: 0, unknown_fields: 0, folder: None };
-            let mut model = import(document).unwrap();
+            let mut model = import(model.into()).unwrap();
             assert_eq!(model.raise_ir_version(), version == Some(3));
             let exported = export(&model);
             assert_eq!(

@@ -122,7 +122,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use onnx_opt_proto::{
-        AttributeProto, Document, NodeProto, TensorProto, ValueInfoProto, attribute_proto::AttributeType,
+        AttributeProto, NodeProto, TensorProto, ValueInfoProto, attribute_proto::AttributeType,
     };
 
     use super::*;
@@ -160,7 +160,7 @@ mod tests {
     }
 
     fn imported(model: ModelProto) -> Result<Model, ImportError> {
-        import(Document { model, file_bytes: 0, unknown_fields: 0, folder: None })
+        import(model.into())
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `If` with a condition that is always the same: the branch takes its place.
 
-use onnx_opt_ir::{Dim, Graph, NodeId};
+use onnx_opt_ir::{Dim, Graph, NodeId, ValueId};
 
 use crate::pass::{Pass, PassContext, for_each_graph};
 use crate::rewrite::Statistics;
@@ -37,11 +37,16 @@ pub(crate) fn inline_known(graph: &mut Graph) -> usize {
         .count()
 }
 
+/// The one element of a value, if it is known; a condition is 0 or 1.
+pub(crate) fn known_integer(graph: &Graph, value: ValueId) -> Option<i64> {
+    let [element] = graph.elements(value)?.try_into().ok()?;
+    Dim::as_fixed(&element)
+}
+
 /// Which of its bodies, in the order of the attributes, an `If` always takes.
 fn known_branch(graph: &Graph, id: NodeId) -> Option<usize> {
     let node = graph.get_node(id).filter(|node| node.is("If"))?;
-    let [condition] = graph.elements(node.input(0)?)?.try_into().ok()?;
-    let wanted = match Dim::as_fixed(&condition)? {
+    let wanted = match known_integer(graph, node.input(0)?)? {
         0 => "else_branch",
         _ => "then_branch",
     };
@@ -59,7 +64,7 @@ mod tests {
     use crate::testing::Fixture;
 
     /// `If(condition)` with `Relu(x)` in one branch and `Neg(x)` in the other.
-    fn branches(f: &mut Fixture, condition: onnx_opt_ir::ValueId, x: onnx_opt_ir::ValueId) {
+    fn branches(f: &mut Fixture, condition: ValueId, x: ValueId) {
         let body = |op_type: &str| {
             let mut body = Graph::new(Context::with_opset(16));
             let captured = body.add_capture(0);

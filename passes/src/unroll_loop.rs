@@ -1,9 +1,10 @@
 //! `Loop` that always runs the same few times: its iterations one after the other.
 
 use onnx_opt_ir::graph::Producer;
-use onnx_opt_ir::{Dim, ElementType, Graph, GraphError, NewNode, Node, NodeId, Tensor, Type, ValueId};
+use onnx_opt_ir::{ElementType, Graph, GraphError, NewNode, Node, NodeId, Tensor, Type, ValueId};
 
 use crate::fold_constants::FoldConstants;
+use crate::inline_if::known_integer;
 use crate::pass::{Pass, PassContext, for_each_graph};
 use crate::rewrite::{ErrorClass, Statistics};
 
@@ -50,17 +51,11 @@ fn unroll_known(graph: &mut Graph) -> usize {
     unrolled
 }
 
-/// The one element of a known value.
-fn single(graph: &Graph, value: ValueId) -> Option<i64> {
-    let [element] = graph.elements(value)?.try_into().ok()?;
-    Dim::as_fixed(&element)
-}
-
 /// A graph that takes what a Loop takes and computes what it computes, if its trip count is known and small.
 fn iterations(graph: &Graph, id: NodeId) -> Option<Graph> {
     let node = graph.get_node(id).filter(|node| node.is("Loop"))?;
-    let trips = usize::try_from(single(graph, node.input(0)?)?).ok()?;
-    let runs = node.input(1).is_none_or(|condition| single(graph, condition) == Some(1));
+    let trips = usize::try_from(known_integer(graph, node.input(0)?)?).ok()?;
+    let runs = node.input(1).is_none_or(|condition| known_integer(graph, condition) == Some(1));
     let body = node.bodies().next()?;
     let count = body.node_count();
     let few = trips <= count.max(1) + NODES_OF_LOOP && trips.checked_mul(count)? <= count + NODES_OF_LOOP;
@@ -80,10 +75,11 @@ fn goes_on(graph: &Graph, node: &Node, body: &Graph) -> bool {
     }
     if let Some(Producer::Captured { index, .. }) = body.get_value(condition).map(|value| value.producer()) {
         let outer = node.captures().get(*index as usize);
-        return outer.is_some_and(|&outer| single(graph, outer) == Some(1));
+        return outer.is_some_and(|&outer| known_integer(graph, outer) == Some(1));
     }
     // What goes in is what the iteration before decided, and first the condition of the Loop.
-    body.inputs().get(1).is_some_and(|input| input.value == condition) || single(body, condition) == Some(1)
+    body.inputs().get(1).is_some_and(|input| input.value == condition)
+        || known_integer(body, condition) == Some(1)
 }
 
 /// The iterations of a body in a row, as a graph with the operands and results of its Loop; `None` if it has others than
@@ -171,7 +167,7 @@ fn added(graph: &mut Graph, node: NewNode) -> Result<ValueId, GraphError> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use onnx_opt_ir::{Attributes, Context};
+    use onnx_opt_ir::{Attributes, Context, Dim};
 
     use super::*;
     use crate::testing::Fixture;

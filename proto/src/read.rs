@@ -26,6 +26,13 @@ pub struct Document {
     pub folder: Option<PathBuf>,
 }
 
+/// A model that did not come from a file.
+impl From<ModelProto> for Document {
+    fn from(model: ModelProto) -> Self {
+        Self { model, file_bytes: 0, unknown_fields: 0, folder: None }
+    }
+}
+
 /// Reads the model at `path` without copying its weights.
 ///
 /// # Errors

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use onnx_opt::ir::Model;
 use onnx_opt::latency::latency;
-use onnx_opt::session::{self, Error};
+use onnx_opt::session::{self, Error, Listener};
 use serde::Serialize;
 
 use super::arguments::{Bench, source};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use onnx_opt::calibrate::{CalibrateError, Calibration, calibrate, float_values};
-use onnx_opt::ir::{ElementType, Model};
+use onnx_opt::ir::ElementType;
 use onnx_opt::passes::quantize::Observer;
 use onnx_opt::session::{self, Error, Listener};
 use serde::Serialize;
@@ -70,26 +70,13 @@ fn found(arguments: &Calibrate) -> Result<(Calibration, PathBuf), Error> {
     };
     names.retain(|name| !arguments.skip_values.contains(name));
     let options = arguments.options();
-    let calibration =
-        calibrate(&loaded, &names, &arguments.data, &options, &Hears(&progress)).map_err(failed)?;
+    let calibration = calibrate(&loaded, &names, &arguments.data, &options, &progress).map_err(failed)?;
     let beside = || {
         let mut name = model.file_stem().unwrap_or_default().to_owned();
         name.push(".calibration.json");
         model.with_file_name(name)
     };
     Ok((calibration, arguments.output.clone().unwrap_or_else(beside)))
-}
-
-struct Hears<'a>(&'a Progress);
-
-impl Listener for Hears<'_> {
-    fn stage(&self, name: &'static str) {
-        self.0.stage(name);
-    }
-    fn progress(&self, done: usize, all: usize) {
-        self.0.progress(done, all);
-    }
-    fn after_pass(&self, _: &str, _: &Model) {}
 }
 
 /// A calibration as it is told.

@@ -1,10 +1,7 @@
 //! Models of gradients.
 
-use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
-
 use onnx_opt::report::GradientReport;
-use onnx_opt::session::{self, Destination, Error};
+use onnx_opt::session::{self, Error};
 
 use super::arguments::{Differentiated, source};
 use super::format::{bytes, words};
@@ -15,14 +12,8 @@ use super::output::{NOTE, Stream, TITLE};
 pub fn run(arguments: &Differentiated) -> Result<(), Error> {
     let source = source(&arguments.model);
     let destination = arguments.destination(&source);
-    if destination == Destination::Stdout && io::stdout().is_terminal() {
-        return Err(Error::ModelOnTerminal);
-    }
-    interrupt::clean_up_in(match &destination {
-        Destination::File(path) => path.parent().map(Path::to_owned).unwrap_or_default(),
-        Destination::Stdout => PathBuf::new(),
-    });
-    let stream = if destination == Destination::Stdout { Stream::Err } else { Stream::Out };
+    let stream = Stream::beside(&destination)?;
+    interrupt::clean_up_beside(&destination);
     let report = session::differentiate(&source, &destination, &arguments.options())?;
     if arguments.json {
         stream.print_json(&report)

@@ -1,9 +1,9 @@
 //! Ctrl-C and requests to end: temporary files go before the program does.
 
-#[cfg(unix)]
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use onnx_opt::session::Destination;
 
 /// Whether a signal ends the program.
 static ENDING: AtomicBool = AtomicBool::new(false);
@@ -14,6 +14,14 @@ pub fn give_way() {
     while ENDING.load(Ordering::SeqCst) {
         std::thread::park();
     }
+}
+
+/// [`clean_up_in`] the folder where a model is going to be.
+pub fn clean_up_beside(destination: &Destination) {
+    clean_up_in(match destination {
+        Destination::File(path) => path.parent().map(Path::to_owned).unwrap_or_default(),
+        Destination::Stdout => PathBuf::new(),
+    });
 }
 
 /// Removes what this program would leave in `folder` and in the system's folder of temporary files when a signal

@@ -1,11 +1,7 @@
 //! The main task: a model in, a smaller one and a table out.
 
-use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
-
-use onnx_opt::ir::{self, Model};
 use onnx_opt::report::{Macs, Places, Quantized, Report, Skipped, Summary, Verification};
-use onnx_opt::session::{self, Destination, Error, Listener};
+use onnx_opt::session::{self, Error};
 use onnx_opt::verify::{Status, VerifyReport};
 
 use super::arguments::Optimize;
@@ -19,43 +15,17 @@ use super::{prune, quantize, static_quantization};
 pub fn run(arguments: &Optimize) -> Result<(), Error> {
     let source = arguments.source();
     let destination = arguments.destination(&source);
-    if destination == Destination::Stdout && io::stdout().is_terminal() {
-        return Err(Error::ModelOnTerminal);
-    }
-    interrupt::clean_up_in(match &destination {
-        Destination::File(path) => path.parent().map(Path::to_owned).unwrap_or_default(),
-        Destination::Stdout => PathBuf::new(),
-    });
-    let stream = if destination == Destination::Stdout { Stream::Err } else { Stream::Out };
-    let listener = Screen { progress: Progress::new(arguments.say.quiet) };
-    let report = session::optimize(&source, &destination, &arguments.options(), &listener)?;
-    drop(listener);
+    let stream = Stream::beside(&destination)?;
+    interrupt::clean_up_beside(&destination);
+    let progress = Progress::new(arguments.say.quiet);
+    let report = session::optimize(&source, &destination, &arguments.options(), &progress)?;
+    drop(progress);
     if arguments.say.json {
         stream.print_json(&report)
     } else if !arguments.say.quiet {
         stream.print(&text(&report, arguments.say.verbose, stream))
     } else {
         Ok(())
-    }
-}
-
-struct Screen {
-    progress: Progress,
-}
-
-impl Listener for Screen {
-    fn stage(&self, name: &'static str) {
-        self.progress.stage(name);
-    }
-
-    fn progress(&self, done: usize, all: usize) {
-        self.progress.progress(done, all);
-    }
-
-    fn after_pass(&self, pass: &str, model: &Model) {
-        let text = format!("// after {pass}\n{}\n", ir::print(model));
-        // Whoever closed standard error does not want it.
-        let _ = self.progress.suspend(|| Stream::Err.print(&text));
     }
 }
 

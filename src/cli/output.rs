@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use clap::builder::styling::{AnsiColor, Style};
-use onnx_opt::session::Error;
+use onnx_opt::session::{Destination, Error};
 use serde::Serialize;
 
 /// Red and bold: errors.
@@ -24,6 +24,18 @@ pub enum Stream {
 }
 
 impl Stream {
+    /// Where the report goes when a model goes to `destination`.
+    ///
+    /// # Errors
+    /// If that is a terminal.
+    pub fn beside(destination: &Destination) -> Result<Self, Error> {
+        match destination {
+            Destination::File(_) => Ok(Self::Out),
+            Destination::Stdout if io::stdout().is_terminal() => Err(Error::ModelOnTerminal),
+            Destination::Stdout => Ok(Self::Err),
+        }
+    }
+
     /// Prints text. That nobody reads it is no error.
     pub fn print(self, text: &str) -> Result<(), Error> {
         let written = match self {

@@ -7,6 +7,10 @@ use std::thread;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget};
+use onnx_opt::ir::{self, Model};
+use onnx_opt::session::Listener;
+
+use super::output::Stream;
 
 /// Work that takes less time than this shows nothing.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -34,20 +38,21 @@ impl Progress {
         });
         Self { bar, waiting: RefCell::new(waiting) }
     }
+}
 
-    /// Names what begins.
-    pub fn stage(&self, name: &'static str) {
+impl Listener for Progress {
+    fn stage(&self, name: &'static str) {
         self.bar.set_message(name);
     }
 
-    /// Says how far the work is.
-    pub fn progress(&self, done: usize, all: usize) {
+    fn progress(&self, done: usize, all: usize) {
         self.bar.set_message(format!("calibrate, sample {done} of {all}"));
     }
 
-    /// Prints something without the spinner in between.
-    pub fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
-        self.bar.suspend(print)
+    fn after_pass(&self, pass: &str, model: &Model) {
+        let text = format!("// after {pass}\n{}\n", ir::print(model));
+        // Whoever closed standard error does not want it.
+        let _ = self.bar.suspend(|| Stream::Err.print(&text));
     }
 }
 

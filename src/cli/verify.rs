@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use onnx_opt::session::{self, Effort, Error};
+use onnx_opt::session::{self, Effort, Error, Listener};
 use onnx_opt::verify::{OutputReport, Status};
 
 use super::arguments::{Compared, source};

@@ -138,6 +138,23 @@ pub struct Sample {
     files: Vec<(Option<String>, PathBuf)>,
 }
 
+/// The first sets of inputs of some samples, at most `limit`.
+///
+/// # Errors
+/// If a sample that it comes to cannot be used.
+pub fn sets(samples: &[Sample], inputs: &[Input], limit: usize) -> Result<Vec<Named>, DataError> {
+    let mut found = Vec::new();
+    for sample in samples {
+        if found.len() == limit {
+            break;
+        }
+        for set in sample.feeds(inputs)?.take(limit - found.len()) {
+            found.push(set?);
+        }
+    }
+    Ok(found)
+}
+
 /// The samples at a path for these inputs, in order of their names.
 ///
 /// A `.npz`, `.npy` or `.pb` file is one sample. In a folder, each `.npz` file and each folder is one; `.npy` files

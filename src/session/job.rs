@@ -268,17 +268,7 @@ impl Job<'_> {
         let samples = measure.map(|measure| Samples { count: measure.samples(), random: measure.random });
         let title = pruning.title();
         let mut report = PruneReport { title, outcome, time, samples, recovered, masked: None, error: None };
-        let left_out = left_out.union(&self.grew).cloned().collect();
-        let listener = clock.listener;
-        let passes = clock.time("optimize", || self.run_passes(&mut model, &left_out, listener));
-        attempt.passes.extend(passes.map_err(|source| Error::Passes { file: file(), source })?);
-        let refused = |reason| Error::Refused { file: file(), reason };
-        clock
-            .time("check", || check(&model))
-            .map_err(|error| refused(format!("the graph is not legal: {error}")))?;
-        attempt.rules = explain(&attempt.passes, &model.graph);
-        attempt.after = Summary::of(&model, 0);
-        attempt.exported = clock.time("export", || export(&model));
+        self.finish(attempt, &mut model, left_out, clock)?;
         let judged = match reference {
             Some(reference) => self.judge(&reference, &attempt.exported, None, clock)?,
             None => None,
@@ -318,14 +308,37 @@ impl Job<'_> {
         let outcome = clock
             .time("quantize", || quantization.apply(&mut model, &self.options.target, &moments))
             .map_err(|error| Error::Unquantizable { file: file(), reason: error.to_string() })?;
-        clock.time("check", || check(&model)).map_err(|error| Error::Refused {
-            file: file(),
-            reason: format!("the graph is not legal: {error}"),
-        })?;
-        attempt.after = Summary::of(&model, 0);
-        attempt.exported = clock.time("export", || export(&model));
+        self.adopt(attempt, &model, clock)?;
         let error = self.distance(&attempt.exported, clock)?;
         Ok(QuantizationReport { title: quantization.title(), outcome, error })
+    }
+
+    /// Lets the passes at a model that came of an attempt, and puts it in the place of that.
+    pub(super) fn finish(
+        &self,
+        attempt: &mut Attempt,
+        model: &mut Model,
+        left_out: &BTreeSet<String>,
+        clock: &mut Clock<'_>,
+    ) -> Result<(), Error> {
+        let left_out = left_out.union(&self.grew).cloned().collect();
+        let listener = clock.listener;
+        let passes = clock.time("optimize", || self.run_passes(model, &left_out, listener));
+        let file = || self.original.source.name();
+        attempt.passes.extend(passes.map_err(|source| Error::Passes { file: file(), source })?);
+        attempt.rules = explain(&attempt.passes, &model.graph);
+        self.adopt(attempt, model, clock)
+    }
+
+    /// Puts a model in the place of what an attempt made, if it is legal.
+    fn adopt(&self, attempt: &mut Attempt, model: &Model, clock: &mut Clock<'_>) -> Result<(), Error> {
+        clock.time("check", || check(model)).map_err(|error| Error::Refused {
+            file: self.original.source.name(),
+            reason: format!("the graph is not legal: {error}"),
+        })?;
+        attempt.after = Summary::of(model, 0);
+        attempt.exported = clock.time("export", || export(model));
+        Ok(())
     }
 
     /// How far a result is from the original, if that is to be known.

@@ -26,7 +26,9 @@ use crate::static_quantization::prepared;
 use crate::verify::{Status, VerifyReport, verify};
 use job::{Attempt, GROWERS, Job};
 use options::refuse_options;
-use original::{Original, declare_types, external_weights, into_model, refuse_overwriting, write};
+use original::{
+    Original, declare_types, exported_model, external_weights, into_model, refuse_overwriting, write,
+};
 
 pub use error::Error;
 pub use gradient::differentiate;
@@ -230,6 +232,8 @@ pub fn float_model(source: &Source, level: u8, target: &Target) -> Result<Model,
     let context = PassContext { target: target.clone(), const_eval: Some(&engine), ..PassContext::default() };
     let failed = |source_error| Error::Passes { file: source.name(), source: source_error };
     pipeline(level).run(&mut model, &context, |_, _| {}).map_err(failed)?;
+    // With the names that its values have in a file: it is quantized from there.
+    let mut model = exported_model(export(&model), source)?;
     prepared(&mut model, target)
         .map_err(|error| Error::Static { file: source.name(), source: Box::new(error) })?;
     Ok(model)

@@ -145,7 +145,7 @@ pub struct Trial {
 
 impl Trial {
     /// So many samples of the user's data are compared on unless a number is given.
-    const SAMPLES: usize = 4;
+    pub(crate) const SAMPLES: usize = 4;
 
     /// How to verify a model with this graph.
     ///
@@ -177,14 +177,7 @@ impl Trial {
         for path in &self.data {
             samples.extend(data::samples(path, &inputs)?);
         }
-        for sample in &samples {
-            if options.data.len() == limit {
-                break;
-            }
-            for set in sample.feeds(&inputs)?.take(limit - options.data.len()) {
-                options.data.push(set?);
-            }
-        }
+        options.data = data::sets(&samples, &inputs, limit)?;
         Ok(options)
     }
 

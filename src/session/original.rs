@@ -101,7 +101,7 @@ pub(super) fn into_model(document: Document, source: &Source) -> Result<Model, E
 
 /// A result as a model again.
 pub(super) fn exported_model(model: ModelProto, source: &Source) -> Result<Model, Error> {
-    into_model(Document { model, file_bytes: 0, unknown_fields: 0, folder: None }, source)
+    into_model(model.into(), source)
 }
 
 /// The model with the types of its inner values, as far as inference knows them.

@@ -2,13 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use onnx_opt_ir::{check, export};
-
 use super::Clock;
 use super::error::Error;
 use super::job::{Attempt, Job};
 use super::original::exported_model;
-use crate::report::{Summary, explain};
 use crate::static_quantization::{StaticError, StaticQuantization, StaticReport, quantize};
 use crate::verify::{Status, VerifyOptions, agreement, verify};
 
@@ -42,16 +39,8 @@ impl Job<'_> {
         let mut report = clock
             .time("quantize", || quantize(&mut model, target, wanted, &options, listener))
             .map_err(failed)?;
-        let left_out = left_out.union(&self.grew).cloned().collect();
-        let passes = clock.time("optimize", || self.run_passes(&mut model, &left_out, listener));
-        attempt.passes.extend(passes.map_err(|source| Error::Passes { file: file(), source })?);
-        clock
-            .time("check", || check(&model))
-            .map_err(|error| refused(format!("the graph is not legal: {error}")))?;
+        self.finish(attempt, &mut model, left_out, clock)?;
         report.foresee(&model.graph, target);
-        attempt.rules = explain(&attempt.passes, &model.graph);
-        attempt.after = Summary::of(&model, 0);
-        attempt.exported = clock.time("export", || export(&model));
 
         if let Some(trial) = &self.trial {
             let mut trial = VerifyOptions { tolerance: Some(f64::INFINITY), ..trial.clone() };

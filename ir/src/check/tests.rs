@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use onnx_opt_proto::{
-    AttributeProto, Document, ModelProto, OperatorSetIdProto, TensorShapeProto, ValueInfoProto,
+    AttributeProto, ModelProto, OperatorSetIdProto, TensorShapeProto, ValueInfoProto,
     attribute_proto::AttributeType,
     tensor_shape_proto::{Dimension, dimension},
 };
@@ -86,7 +86,7 @@ fn model(opset: i64, nodes: Vec<NodeProto>, outputs: Vec<ValueInfoProto>) -> Mod
 }
 
 fn verdict(model: ModelProto) -> Result<(), CheckError> {
-    check(&import(Document { model, file_bytes: 0, unknown_fields: 0, folder: None }).unwrap())
+    check(&import(model.into()).unwrap())
 }
 
 /// What is wrong with a node.

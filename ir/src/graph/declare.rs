@@ -102,7 +102,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use onnx_opt_proto::{
-        AttributeProto, Document, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto,
+        AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto,
         attribute_proto::AttributeType,
     };
 
@@ -135,7 +135,7 @@ mod tests {
         let opset_import = vec![OperatorSetIdProto { domain: None, version: Some(17) }];
         let model =
             ModelProto { ir_version: Some(8), opset_import, graph: Some(graph), ..ModelProto::default() };
-        import(Document { model, file_bytes: 0, unknown_fields: 0, folder: None }).unwrap()
+        import(model.into()).unwrap()
     }
 
     fn declared(mut model: Model) -> Vec<ValueInfoProto> {

@@ -138,15 +138,7 @@ fn gather_nd(s: &mut Step<'_, '_>) -> Gradients {
 /// What is put somewhere has the gradient of that place; what it replaced has none.
 fn scatter_nd(s: &mut Step<'_, '_>) -> Gradients {
     let (g, indices, updates) = (s.gradient()?, s.input(1)?, s.input(2)?);
-    let adds = adds(s)?;
-    let data = match (s.wants(0), adds) {
-        (false, _) => None,
-        (true, true) => Some(g),
-        (true, false) => {
-            let zeros = s.zeros(updates, g)?;
-            Some(s.op("ScatterND", &[g, indices, zeros])?)
-        }
-    };
+    let data = kept(s, g, updates, |s, zeros| s.op("ScatterND", &[g, indices, zeros]))?;
     let updates = if s.wants(2) { Some(s.op("GatherND", &[g, indices])?) } else { None };
     Ok(vec![data, None, updates])
 }
@@ -154,18 +146,26 @@ fn scatter_nd(s: &mut Step<'_, '_>) -> Gradients {
 fn scatter_elements(s: &mut Step<'_, '_>) -> Gradients {
     let (g, indices, updates) = (s.gradient()?, s.input(1)?, s.input(2)?);
     let axis = s.axis_of("axis", g)? as i64;
-    let adds = adds(s)?;
-    let data = match (s.wants(0), adds) {
-        (false, _) => None,
-        (true, true) => Some(g),
-        (true, false) => {
-            let zeros = s.zeros(updates, g)?;
-            Some(s.op_with("ScatterElements", &[g, indices, zeros], "axis", axis)?)
-        }
-    };
+    let data =
+        kept(s, g, updates, |s, zeros| s.op_with("ScatterElements", &[g, indices, zeros], "axis", axis))?;
     let updates =
         if s.wants(2) { Some(s.op_with("GatherElements", &[g, indices], "axis", axis)?) } else { None };
     Ok(vec![data, None, updates])
+}
+
+/// The gradient g of what there was, if it is wanted: where something was put in its place, `put` zeros.
+fn kept(
+    s: &mut Step<'_, '_>,
+    g: ValueId,
+    updates: ValueId,
+    put: impl FnOnce(&mut Step<'_, '_>, ValueId) -> Written,
+) -> Written<Option<ValueId>> {
+    let adds = adds(s)?;
+    if !s.wants(0) || adds {
+        return Ok(s.wants(0).then_some(g));
+    }
+    let zeros = s.zeros(updates, g)?;
+    put(s, zeros).map(Some)
 }
 
 /// Whether what is put somewhere is added to what is there.

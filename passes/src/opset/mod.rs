@@ -252,8 +252,8 @@ fn has_adapter(op_type: &str, version: i64) -> bool {
 mod tests {
     use onnx_opt_ir::{Dim, ElementType, NewNode, import};
     use onnx_opt_proto::{
-        AttributeProto, Document, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
-        ValueInfoProto, attribute_proto::AttributeType,
+        AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto,
+        attribute_proto::AttributeType,
     };
 
     use super::testing::{operators, raised, refusal};
@@ -398,7 +398,7 @@ mod tests {
             functions: vec![function],
             ..ModelProto::default()
         };
-        import(Document { model, file_bytes: 0, unknown_fields: 0, folder: None }).unwrap()
+        import(model.into()).unwrap()
     }
 
     #[test]

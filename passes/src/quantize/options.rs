@@ -75,3 +75,17 @@ pub struct QuantizeReport {
     /// Every node that the profile knows, in the order of the graph.
     pub nodes: Vec<Placed>,
 }
+
+impl QuantizeReport {
+    /// Notes that a node was changed, and how well its weights are kept, in decibels.
+    pub(super) fn change(&mut self, node: String, operator: String, weight_sqnr: Option<f64>) {
+        *self.quantized.entry(operator.clone()).or_default() += 1;
+        self.nodes.push(Placed { node, operator, float: None, weight_sqnr });
+    }
+
+    /// Notes that a node was left as it is, and why.
+    pub(super) fn leave(&mut self, node: String, operator: String, reason: String) {
+        *self.float.entry(operator.clone()).or_default() += 1;
+        self.nodes.push(Placed { node, operator, float: Some(reason), weight_sqnr: None });
+    }
+}

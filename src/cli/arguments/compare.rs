@@ -22,11 +22,11 @@ pub struct Compared {
     /// Shape of a random input, as in `x=1x3x224x224`, or a file with it (.npy, .npz, .pb)
     #[arg(long = "input", value_name = "NAME=SHAPE|FILE", value_parser = shape_or_file)]
     inputs: Vec<(String, ShapeOrFile)>,
-    #[command(flatten)]
-    trial: TrialArguments,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    trial: TrialArguments,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -22,7 +22,7 @@ use self::integers::integers;
 use self::layout::Blocks;
 use self::write::Writer;
 use super::accuracy::{LayerMoments, Moments, Rounding};
-use super::{Placed, Profile, QuantizeError, QuantizeOptions, QuantizeReport};
+use super::{Profile, QuantizeError, QuantizeOptions, QuantizeReport};
 use crate::opset::raise;
 use crate::pass::for_each_graph;
 use crate::rewrite::place;
@@ -178,12 +178,10 @@ impl Compressor<'_> {
         report.weight_bytes_before += made.bytes[0];
         report.weight_bytes_after += made.bytes[1];
         for (node, operator, error) in made.nodes {
-            *report.quantized.entry(operator.clone()).or_default() += 1;
-            report.nodes.push(Placed { node, operator, float: None, weight_sqnr: error.decibels() });
+            report.change(node, operator, error.decibels());
         }
         for (node, operator, reason) in made.kept {
-            *report.float.entry(operator.clone()).or_default() += 1;
-            report.nodes.push(Placed { node, operator, float: Some(reason), weight_sqnr: None });
+            report.leave(node, operator, reason);
         }
         Ok(())
     }
@@ -215,19 +213,15 @@ impl Compressor<'_> {
                     report.weight_bytes_before += weight.tensor.byte_len() as u64;
                     report.weight_bytes_after += made.bytes as u64;
                     for (node, operator) in users {
-                        *report.quantized.entry(operator.clone()).or_default() += 1;
                         if made.native {
                             *report.native.entry(operator.clone()).or_default() += 1;
                         }
-                        let weight_sqnr = made.error.decibels();
-                        report.nodes.push(Placed { node, operator, float: None, weight_sqnr });
+                        report.change(node, operator, made.error.decibels());
                     }
                 }
                 Err(reason) => {
                     for (node, operator) in users {
-                        *self.report.float.entry(operator.clone()).or_default() += 1;
-                        let float = Some(reason.clone());
-                        self.report.nodes.push(Placed { node, operator, float, weight_sqnr: None });
+                        self.report.leave(node, operator, reason.clone());
                     }
                 }
             }
@@ -237,10 +231,7 @@ impl Compressor<'_> {
 
     fn keep(&mut self, graph: &Graph, id: NodeId, reason: String) {
         let node = graph.node(id);
-        let operator = node.op_type().to_owned();
-        *self.report.float.entry(operator.clone()).or_default() += 1;
-        let node = place(graph, node);
-        self.report.nodes.push(Placed { node, operator, float: Some(reason), weight_sqnr: None });
+        self.report.leave(place(graph, node), node.op_type().to_owned(), reason);
     }
 
     /// Puts the weights of a Gemm as a MatMul has them where the target multiplies by compressed weights in that form.
