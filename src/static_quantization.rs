@@ -1,21 +1,28 @@
 //! Static quantization on the way of a model: the optimized model is put as the target wants it, calibrated, marked, and held
 //! against the original.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use onnx_opt_ir::{Graph, ImportError, Model, export, import};
+use onnx_opt_ir::{Graph, GraphError, ImportError, Model, export, import};
 use onnx_opt_passes::Target;
+use onnx_opt_passes::quantize::accuracy::{Corrected, correct_biases, equalize, smooth};
 use onnx_opt_passes::quantize::oracle::{Prediction, predict};
+use onnx_opt_passes::quantize::sensitivity::{Calibrated, Mixed, Sensitivity, mix, sensitivities, without};
 use onnx_opt_passes::quantize::{
     Observer, Placement, Profile, QuantizeError, QuantizeOptions, QuantizeReport, insert, observed, prepare,
 };
 use onnx_opt_passes::rewrite::place;
+use onnx_opt_passes::totals::Totals as _;
 use regex::Regex;
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::calibrate::{CalibrateError, CalibrateOptions, Calibration, FileError, calibrate, model_hash};
+use crate::calibrate::{
+    CalibrateError, CalibrateOptions, Calibration, FileError, Measure, calibrate, largest, model_hash,
+};
 use crate::data::{self, DataError, DataErrorKind, Named};
 use crate::session::{Listener, Trial};
 use crate::similar::{did_you_mean, similar};
@@ -36,6 +43,17 @@ pub struct StaticQuantization {
     pub operators: BTreeSet<String>,
     /// Not these nodes, named in the same way.
     pub exclude: Vec<String>,
+    /// Whether weights have one scale, where they would have one for each channel.
+    pub per_tensor: bool,
+    /// Whether channels are brought to about the same range before (cross-layer equalization).
+    pub equalize: bool,
+    /// How far outliers of activations go into weights before, from 0 to 1 (SmoothQuant).
+    pub smooth: Option<f32>,
+    /// Whether biases take back what integers shift (bias correction).
+    pub bias_correction: bool,
+    /// Signal over error that every output is to have on the samples, in decibels: nodes that cost most stay floats until
+    /// it is reached.
+    pub min_sqnr: Option<f64>,
 }
 
 /// Why a model is not quantized.
@@ -65,6 +83,9 @@ pub enum StaticError {
     /// The graph cannot be changed so.
     #[error(transparent)]
     Insert(#[from] QuantizeError),
+    /// A constant cannot be replaced.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
     /// The prepared model cannot be read again.
     #[error(transparent)]
     Import(#[from] ImportError),
@@ -74,9 +95,23 @@ pub enum StaticError {
     /// A calibration that cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
+    /// Too much was asked of integers.
+    #[error("no integers are left where outputs are to have {wanted} dB of signal over error{}", with_all(*.all))]
+    NotReached {
+        /// What was asked for, in decibels.
+        wanted: f64,
+        /// What there is with all that gains by it on integers.
+        all: Option<f64>,
+    },
     /// A calibration of something else.
     #[error("{0} is the calibration of another model, or of this one optimized in another way")]
     OtherModel(String),
+}
+
+fn with_all(all: Option<f64>) -> String {
+    all.map_or_else(String::new, |all| {
+        format!(" (with all nodes on integers that gain by it they have {all:.1})")
+    })
 }
 
 impl StaticError {
@@ -86,6 +121,9 @@ impl StaticError {
             Self::NoSuchNode { .. } => Some(
                 "`onnx-opt inspect --text` lists the nodes; a node without a name has that of its first result",
             ),
+            Self::NotReached { .. } => {
+                Some("ask for less with --min-sqnr; `onnx-opt sensitivity` says what each node costs")
+            }
             Self::OtherModel(_) => Some(
                 "calibrate with the same -O and --target, and without other options that change the model",
             ),
@@ -119,6 +157,18 @@ pub struct StaticReport {
     pub samples: u64,
     /// Whether those were random.
     pub random: bool,
+    /// Pairs of products whose channels were brought to about the same range, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub equalized: Option<usize>,
+    /// Normalizations whose outliers went into weights, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub smoothed: Option<usize>,
+    /// What stays floats for the sake of the outputs, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mixed: Option<Mixed>,
+    /// Biases that take back what integers shift, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub corrected: Option<Corrected>,
     /// What computes with integers.
     #[serde(flatten)]
     pub placed: QuantizeReport,
@@ -161,7 +211,7 @@ pub fn quantize(
     calibration: &CalibrateOptions,
     listener: &dyn Listener,
 ) -> Result<StaticReport, StaticError> {
-    let profile = prepared(model, target)?;
+    let profile = wanted.profile(prepared(model, target)?);
     let known: BTreeSet<&str> = profile.operators().collect();
     if let Some(operator) = wanted.operators.iter().find(|name| !known.contains(name.as_str())) {
         return Err(StaticError::NoSuchOperator {
@@ -170,7 +220,15 @@ pub fn quantize(
             known: known.into_iter().collect::<Vec<_>>().join(", "),
         });
     }
-    let options = wanted.options(&model.graph)?;
+    let mut options = wanted.options(&model.graph)?;
+    let equalized = if wanted.equalize { Some(equalize(&mut model.graph)?) } else { None };
+    let smoothed = match wanted.smooth {
+        Some(alpha) => {
+            let largest = largest(model, &wanted.data, &wanted.sampling(calibration), listener)?;
+            Some(smooth(&mut model.graph, &largest, alpha)?)
+        }
+        None => None,
+    };
     let names = observed(&model.graph, &profile, &options);
     let no_kernel = strangers(&model.graph, &profile);
     let mut report = StaticReport {
@@ -178,6 +236,10 @@ pub fn quantize(
         observer: wanted.observer.to_string(),
         samples: 0,
         random: false,
+        equalized,
+        smoothed,
+        mixed: None,
+        corrected: None,
         placed: QuantizeReport::default(),
         no_kernel,
         onnxruntime: None,
@@ -187,11 +249,113 @@ pub fn quantize(
     if !names.is_empty() {
         let found = wanted.calibration(model, &names, calibration, listener)?;
         let ranges = found.ranges(wanted.observer, profile.activations, profile.symmetric);
+        (report.samples, report.random) = (found.samples, found.random);
+        if let Some(wanted_db) = wanted.min_sqnr {
+            listener.stage("mix precisions");
+            let measure = wanted.measure(&model.graph, calibration, &Silent)?.at_most(COMPARED);
+            report.random |= measure.random;
+            let calibrated =
+                Calibrated { model, ranges: &ranges, profile: &profile, options: &options, totals: &measure };
+            let mixed = mix(&calibrated, wanted_db, &|done, all| listener.progress(done, all))?;
+            options = without(&options, &mixed.floats);
+            report.mixed = Some(mixed);
+        }
+        if wanted.bias_correction {
+            listener.stage("correct biases");
+            let measure = wanted.measure(&model.graph, calibration, listener)?.at_most(MEANS);
+            report.random |= measure.random;
+            report.corrected = Some(correct_biases(model, &ranges, &profile, &options, &measure)?);
+        }
         listener.stage("quantize");
         report.placed = insert(model, &ranges, &profile, &options)?;
-        (report.samples, report.random) = (found.samples, found.random);
+        if let Some(mixed) = &report.mixed {
+            if report.placed.quantized.is_empty() && !mixed.floats.is_empty() {
+                return Err(StaticError::NotReached { wanted: mixed.wanted_db, all: mixed.all_db });
+            }
+            mixed.explain(&mut report.placed);
+        }
     }
     Ok(report)
+}
+
+/// What each node costs that would compute with integers in a calibrated float model, which is put as the target wants it.
+/// It goes on until the time is over.
+///
+/// # Errors
+/// Those of [`quantize`].
+pub fn sensitivity(
+    model: &Model,
+    target: &Target,
+    wanted: &StaticQuantization,
+    calibration: &CalibrateOptions,
+    time: Duration,
+    listener: &dyn Listener,
+) -> Result<SensitivityReport, StaticError> {
+    let profile = target.quantization().ok_or_else(|| StaticError::NoProfile(target.name.clone()))?;
+    let profile = wanted.profile(profile);
+    let options = wanted.options(&model.graph)?;
+    let mut report = SensitivityReport {
+        target: target.name.clone(),
+        observer: wanted.observer.to_string(),
+        ..SensitivityReport::default()
+    };
+    let names = observed(&model.graph, &profile, &options);
+    if names.is_empty() {
+        return Ok(report);
+    }
+    let found = wanted.calibration(model, &names, calibration, listener)?;
+    let ranges = found.ranges(wanted.observer, profile.activations, profile.symmetric);
+    listener.stage("nodes on integers");
+    let measure = wanted.measure(&model.graph, calibration, &Silent)?.at_most(COMPARED);
+    (report.samples, report.compared, report.random) = (found.samples, measure.samples(), found.random);
+    let calibrated =
+        Calibrated { model, ranges: &ranges, profile: &profile, options: &options, totals: &measure };
+    report.all_db = calibrated.all()?;
+    let (begin, all) = (Instant::now(), Cell::new(0));
+    report.nodes = sensitivities(&calibrated, &|done, of| {
+        listener.progress(done, of);
+        all.set(of);
+        begin.elapsed() < time
+    })?;
+    report.left_out = all.get() - report.nodes.len();
+    report.nodes.sort_by(|a, b| b.noise().total_cmp(&a.noise()));
+    Ok(report)
+}
+
+/// What integers cost in each node.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SensitivityReport {
+    /// The runtime.
+    pub target: String,
+    /// How ranges were chosen.
+    pub observer: String,
+    /// Samples that they come from.
+    pub samples: u64,
+    /// Samples that the outputs were compared on.
+    pub compared: usize,
+    /// Whether those were random.
+    pub random: bool,
+    /// Signal over error of the worst output with all nodes on integers that gain by it, in decibels; `None` where nothing
+    /// differs.
+    pub all_db: Option<f64>,
+    /// The nodes, the worst first.
+    pub nodes: Vec<Sensitivity>,
+    /// Nodes that there was no time for.
+    pub left_out: usize,
+}
+
+/// Outputs are compared on so many samples, or nodes would take too long.
+const COMPARED: usize = 16;
+
+/// Means come from so many samples: each has many numbers of a channel.
+const MEANS: usize = 64;
+
+/// Hears nothing.
+struct Silent;
+
+impl Listener for Silent {
+    fn stage(&self, _: &'static str) {}
+    fn after_pass(&self, _: &str, _: &Model) {}
 }
 
 /// Operators on floats that a profile does not know, and how many nodes there are of each.
@@ -217,6 +381,11 @@ impl StaticQuantization {
             nodes: Vec::new(),
             operators: BTreeSet::new(),
             exclude: Vec::new(),
+            per_tensor: false,
+            equalize: false,
+            smooth: None,
+            bias_correction: false,
+            min_sqnr: None,
         }
     }
 
@@ -234,6 +403,7 @@ impl StaticQuantization {
             nodes: (!self.nodes.is_empty()).then_some(nodes),
             operators: (!self.operators.is_empty()).then(|| self.operators.clone()),
             exclude: matching(&self.exclude)?,
+            regardless: false,
         })
     }
 
@@ -265,9 +435,31 @@ impl StaticQuantization {
             }
             return Ok(found);
         }
+        Ok(calibrate(model, names, &self.data, &self.sampling(options), listener)?)
+    }
+
+    /// The profile with as many scales as are wanted.
+    fn profile(&self, mut profile: Profile) -> Profile {
+        if self.per_tensor {
+            profile.per_channel.clear();
+        }
+        profile
+    }
+
+    /// What runs models on the samples.
+    fn measure<'l>(
+        &self,
+        graph: &Graph,
+        options: &CalibrateOptions,
+        listener: &'l dyn Listener,
+    ) -> Result<Measure<'l>, CalibrateError> {
+        Measure::new(graph, &self.data, self.sampling(options), listener)
+    }
+
+    /// With random samples where there are no others.
+    fn sampling(&self, options: &CalibrateOptions) -> CalibrateOptions {
         let random = if self.data.is_empty() { RANDOM_SAMPLES } else { 0 };
-        let options = CalibrateOptions { random, ..options.clone() };
-        Ok(calibrate(model, names, &self.data, &options, listener)?)
+        CalibrateOptions { random, ..options.clone() }
     }
 }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use onnx_opt::ir::load::load;
-use onnx_opt::ir::{ElementType, Model, NewNode, export};
+use onnx_opt::ir::{ElementType, Model, NewNode, Tensor, export};
 use onnx_opt::passes::testing::Fixture;
 use onnx_opt::proto::{WriteOptions, read_file, write_file};
 use predicates::prelude::PredicateBooleanExt as _;
@@ -96,6 +96,15 @@ fn residual(opset: i64) -> Model {
     let (weights, bias) = (f.weights(&[10, 32]), f.weights(&[10]));
     let y = f.node(NewNode::new("Gemm", [flat, weights, bias]).with("transB", 1));
     f.with_output(y).into_model()
+}
+
+/// Scales the elements of a constant by their place.
+fn scale_constant(f: &mut Fixture, node: &str, slot: usize, factor: &dyn Fn(usize) -> f32) {
+    let value = f.graph.nodes().find(|(_, of)| of.name() == Some(node)).unwrap().1.input(slot).unwrap();
+    let tensor = f.graph.constant(value).unwrap().clone();
+    let mut values = tensor.to_f32().unwrap();
+    values.iter_mut().enumerate().for_each(|(place, value)| *value *= factor(place));
+    f.graph.set_constant(value, Tensor::from_f32(tensor.shape(), &values).unwrap()).unwrap();
 }
 
 const NUMBERS: [f32; 7] = [0.3, -1.2, 0.9, 2.0, -0.4, 0.1, -2.2];
@@ -214,6 +223,152 @@ fn pruning_comes_before_quantization_in_one_report() {
     assert!(report["pruning"]["error"]["outputs"][0]["sqnr_db"].as_f64() < error.as_f64());
 }
 
+/// Convolutions one behind the other, one of them depthwise, and a classifier; the channels between them are scaled by
+/// powers of two, which changes no bit of the outputs.
+fn scaled_apart(apart: bool) -> Model {
+    let mut f = Fixture::new(13);
+    let mut t = f.input("x", &[1, 3, 16, 16]);
+    let power = |channel: usize| if apart { 2f32.powi((channel * 5 % 13) as i32 - 6) } else { 1.0 };
+    let scaled = |f: &mut Fixture, shape: &[usize], factor: &dyn Fn(usize) -> f32| {
+        let constant = f.weights(shape);
+        let mut values = f.graph.constant(constant).unwrap().to_f32().unwrap();
+        values.iter_mut().enumerate().for_each(|(place, value)| *value *= factor(place));
+        f.floats(shape, &values)
+    };
+    for (channels, inputs, group) in [(16, 3, 1), (16, 1, 16), (24, 16, 1)] {
+        let own = inputs * 9;
+        let takes = |place: usize| match (inputs, group) {
+            (3, _) => 1.0,
+            (_, 1) => power(place / 9 % inputs),
+            _ => power(place / 9),
+        };
+        let weights = scaled(&mut f, &[channels, inputs, 3, 3], &|place| power(place / own) / takes(place));
+        let bias = scaled(&mut f, &[channels], &power);
+        let node = NewNode::new("Conv", [t, weights, bias]).with("pads", vec![1i64; 4]);
+        t = f.node(node.with("group", group as i64));
+        t = f.op("Relu", &[t]);
+    }
+    t = f.op("GlobalAveragePool", &[t]);
+    t = f.op("Flatten", &[t]);
+    let weights = scaled(&mut f, &[10, 24], &|place| 1.0 / power(place % 24));
+    let bias = f.weights(&[10]);
+    let y = f.node(NewNode::new("Gemm", [t, weights, bias]).with("transB", 1));
+    f.with_output(y).into_model()
+}
+
+#[test]
+fn equalization_brings_scaled_channels_back_under_one_scale_for_each_weight() {
+    let sqnr = |apart: bool, arguments: &[&str]| {
+        let place = Place::new(scaled_apart(apart), &NUMBERS);
+        let report = place.quantized(arguments);
+        report["quantization"]["error"]["outputs"][0]["sqnr_db"].as_f64().unwrap()
+    };
+    let (plain, apart) = (sqnr(false, &["--per-tensor"]), sqnr(true, &["--per-tensor"]));
+    let back = sqnr(true, &["--per-tensor", "--equalize"]);
+    assert!(apart < plain - 10.0, "{plain} {apart}");
+    assert!(back > plain - 3.0, "{plain} {apart} {back}");
+}
+
+#[test]
+fn corrected_biases_take_back_what_integers_shift() {
+    let place = Place::new(scaled_apart(false), &NUMBERS);
+    let sqnr = |arguments: &[&str]| {
+        let report = place.quantized(arguments);
+        let corrected = report["quantization"]["corrected"]["biases"].as_u64();
+        (report["quantization"]["error"]["outputs"][0]["sqnr_db"].as_f64().unwrap(), corrected)
+    };
+    let (plain, corrected) = (sqnr(&[]), sqnr(&["--bias-correction"]));
+    assert!(corrected.0 > plain.0 + 6.0, "{plain:?} {corrected:?}");
+    assert_eq!((plain.1, corrected.1), (None, Some(2)));
+}
+
+/// Five convolutions, with the channels between the second and the third scaled by powers of two.
+fn sensitive() -> Model {
+    let mut f = Fixture::new(13);
+    let mut t = f.input("x", &[1, 3, 16, 16]);
+    for (name, inputs) in [("a", 3), ("b", 32), ("c", 32), ("d", 32), ("e", 32)] {
+        let (weights, bias) = (f.weights(&[32, inputs, 3, 3]), f.weights(&[32]));
+        let node = NewNode::new("Conv", [t, weights, bias]).with("pads", vec![1i64; 4]);
+        t = f.node(NewNode { name: Some(name.into()), ..node });
+        t = f.op("Relu", &[t]);
+    }
+    let power = |channel: usize| 2f32.powi((channel * 5 % 13) as i32 - 6);
+    scale_constant(&mut f, "b", 1, &|place| power(place / (32 * 9)));
+    scale_constant(&mut f, "b", 2, &power);
+    scale_constant(&mut f, "c", 1, &|place| 1.0 / power(place / 9 % 32));
+    f.with_output(t).into_model()
+}
+
+#[test]
+fn nodes_stay_floats_until_the_outputs_are_good_enough() {
+    let place = Place::new(sensitive(), &NUMBERS);
+    let report = place.quantized(&["--per-tensor", "--min-sqnr", "25"])["quantization"].clone();
+    let mixed = &report["mixed"];
+    assert!(mixed["all_db"].as_f64() < Some(15.0) && mixed["reached_db"].as_f64() >= Some(25.0), "{mixed:#}");
+    // The sample is that which was measured.
+    assert!(report["error"]["outputs"][0]["sqnr_db"].as_f64() >= Some(24.9), "{report:#}");
+    let name = |of: &Value| of["node"].as_str().unwrap().to_owned();
+    let floats: Vec<String> = mixed["floats"].as_array().unwrap().iter().map(name).collect();
+    assert!(floats.iter().any(|name| ["b", "c"].contains(&name.as_str())), "{floats:?}");
+    let nodes = report["nodes"].as_array().unwrap();
+    let reason =
+        |of: &Value| of["float"].as_str().is_some_and(|why| why.contains("with integers in it alone"));
+    let explained = nodes.iter().filter(|of| floats.contains(&name(of)));
+    assert!(explained.clone().count() == floats.len() && explained.clone().all(reason), "{report:#}");
+    assert!(nodes.iter().any(|of| of["operator"] == "Conv" && of["float"].is_null()), "{report:#}");
+    let least = place.quantized(&["--per-tensor", "--min-sqnr=-30"])["quantization"]["mixed"].clone();
+    assert_eq!((&least["reached_db"], least["floats"].as_array().unwrap().len()), (&least["all_db"], 0));
+}
+
+#[test]
+fn more_than_integers_can_give_is_refused() {
+    let place = Place::new(residual(13), &NUMBERS);
+    let [model, result, samples] = ["m.onnx", "q.onnx", "x.npy"].map(|name| place.name(name));
+    onnx_opt(&[&model, "-o", &result, "--quantize", "int8", "--calibrate", &samples, "--min-sqnr", "300"])
+        .failure()
+        .code(1)
+        .stderr(contains("no integers are left where outputs are to have 300 dB").and(contains("less")));
+    assert!(!place.path("q.onnx").exists());
+}
+
+#[test]
+fn nodes_are_listed_by_what_integers_cost_in_them() {
+    let place = Place::new(sensitive(), &NUMBERS);
+    let [model, samples] = ["m.onnx", "x.npy"].map(|name| place.name(name));
+    let all = ["sensitivity", &model, "--calibrate", &samples, "--per-tensor"];
+    let report = onnx_opt(&[&all[..], &["--json"]].concat()).success().get_output().stdout.clone();
+    let report: Value = serde_json::from_slice(&report).unwrap();
+    let nodes = report["nodes"].as_array().unwrap();
+    let worst: Vec<&str> = nodes[..2].iter().map(|of| of["node"].as_str().unwrap()).collect();
+    assert!(worst.contains(&"b") && worst.contains(&"c"), "{report:#}");
+    let ratios: Vec<f64> = nodes.iter().filter_map(|of| of["sqnr_db"].as_f64()).collect();
+    assert!(ratios.is_sorted() && ratios.len() >= 4, "{report:#}");
+    assert!(report["all_db"].as_f64().unwrap() < ratios[0] + 1.0, "{report:#}");
+    onnx_opt(&all).success().stdout(contains("alone on integers").and(contains("Conv")));
+    onnx_opt(&[&all[..], &["--time", "0"]].concat()).success().stdout(contains("there was no time for"));
+}
+
+#[test]
+fn outliers_go_into_weights_where_products_take_a_normalization() {
+    let mut f = Fixture::new(17);
+    let x = f.input("x", &[1, 3, 16, 16]);
+    // One element in sixteen is far larger than the others.
+    let scale: Vec<f32> = (0..16).map(|place| if place == 5 { 60.0 } else { 1.0 }).collect();
+    let (scale, bias) = (f.floats(&[16], &scale), f.weights(&[16]));
+    let t = f.node(NewNode::new("LayerNormalization", [x, scale, bias]));
+    let weights = f.weights(&[16, 64]);
+    let mut even = f.graph.constant(weights).unwrap().to_f32().unwrap();
+    even[5 * 64..6 * 64].iter_mut().for_each(|value| *value /= 60.0);
+    let weights = f.floats(&[16, 64], &even);
+    let y = f.op("MatMul", &[t, weights]);
+    let place = Place::new(f.with_output(y).into_model(), &NUMBERS);
+    let report = |arguments: &[&str]| place.quantized(arguments)["quantization"].clone();
+    let (plain, smooth) = (report(&[]), report(&["--smooth-quant"]));
+    assert_eq!((&plain["smoothed"], &smooth["smoothed"]), (&Value::Null, &1.into()));
+    let sqnr = |report: &Value| report["error"]["outputs"][0]["sqnr_db"].as_f64().unwrap();
+    assert!(sqnr(&smooth) > sqnr(&plain) + 6.0, "{} {}", sqnr(&plain), sqnr(&smooth));
+}
+
 #[test]
 fn random_samples_come_with_a_warning() {
     let place = Place::new(residual(13), &NUMBERS);
@@ -247,7 +402,7 @@ fn what_cannot_be_done_is_said_and_nothing_is_written() {
     fs::write(place.path("c.json"), "{}").unwrap();
     let [model, result, samples] = ["m.onnx", "q.onnx", "x.npy"].map(|name| place.name(name));
     let at = |name: &str| place.name(name);
-    let wrong: [(&[&str], i32, &str); 13] = [
+    let wrong: [(&[&str], i32, &str); 16] = [
         (&["--calibrate", &at("nowhere")], 1, "nowhere: cannot read"),
         (&["--calibrate", &at("empty")], 1, "empty: holds no data"),
         (&["--calibrate", &at("names")], 1, "there is no input `z`"),
@@ -260,12 +415,19 @@ fn what_cannot_be_done_is_said_and_nothing_is_written() {
         (&["--calibrate", &samples, "--calibration-method", "best"], 2, "expected one of min-max"),
         (&["--calibrate", &samples, "--target", "abacus"], 2, "abacus"),
         (&["--calibrate", &samples, "--rounding", "seqmse"], 2, "--rounding is for schemes of weights only"),
+        (&["--calibration", &at("c.json"), "--bias-correction"], 2, "measures on samples"),
+        (&["--calibration", &at("c.json"), "--equalize"], 2, "cannot be used with"),
+        (&["--calibrate", &samples, "--smooth-quant=2"], 2, "expected a number from 0 to 1"),
         (&["--calibrate", &samples, "--block-size", "32"], 2, "--block-size is for schemes of weights only"),
     ];
     for (arguments, code, message) in wrong {
         let all = [&[&*model, "-o", &result, "--quantize", "int8"], arguments].concat();
         onnx_opt(&all).failure().code(code).stderr(contains(message));
         assert!(!place.path("q.onnx").exists(), "{arguments:?}");
+    }
+    for option in ["--per-tensor", "--equalize", "--smooth-quant", "--bias-correction"] {
+        let weights = [&*model, "-o", &result, "--quantize", "int8-weights", option];
+        onnx_opt(&weights).failure().code(2).stderr(contains(format!("{option} is for int8 only")));
     }
     onnx_opt(&[&model, "--calibrate", &samples]).failure().code(2).stderr(contains("--quantize"));
     onnx_opt(&[&model, "--quantize", "int7"]).failure().code(2).stderr(contains("int8"));

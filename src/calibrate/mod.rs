@@ -18,7 +18,7 @@ use std::time::Duration;
 use onnx_opt_ir::graph::Producer;
 use onnx_opt_ir::{Graph, Model, NodeId, Type, ValueId, export};
 use onnx_opt_passes::quantize::Statistics;
-use onnx_opt_passes::quantize::accuracy::{Layer, LayerMoments, layers};
+use onnx_opt_passes::quantize::accuracy::{Largest, Layer, LayerMoments, layers, smoothable};
 use onnx_opt_proto::{temporary_prefix, write_stream};
 use tempfile::TempDir;
 use thiserror::Error;
@@ -150,7 +150,7 @@ pub fn calibrate(
     options: &CalibrateOptions,
     listener: &dyn Listener,
 ) -> Result<Calibration, CalibrateError> {
-    Ok(observe(model, names, &[], data, options, listener)?.0)
+    Ok(observe(model, names, &Beside::default(), data, options, listener)?.0)
 }
 
 /// Runs a model on samples and gives the moments of the operands of its products.
@@ -165,18 +165,47 @@ pub fn moments(
 ) -> Result<LayerMoments, CalibrateError> {
     let layers = layers(&model.graph);
     let names = layers.iter().map(|layer| layer.value.clone()).collect();
-    Ok(observe(model, &names, &layers, data, options, listener)?.1)
+    let beside = Beside { layers: &layers, ..Beside::default() };
+    Ok(observe(model, &names, &beside, data, options, listener)?.1.moments)
 }
 
-/// What values are on samples, and the moments of the operands of some products, which must be among these values.
-fn observe(
+/// Runs a model on samples and gives the largest magnitude of each element of the values whose outliers may go into
+/// weights; nothing where there are none.
+///
+/// # Errors
+/// Those of [`calibrate`].
+pub fn largest(
     model: &Model,
-    names: &BTreeSet<String>,
-    layers: &[Layer],
     data: &[PathBuf],
     options: &CalibrateOptions,
     listener: &dyn Listener,
-) -> Result<(Calibration, LayerMoments), CalibrateError> {
+) -> Result<Largest, CalibrateError> {
+    let names: BTreeSet<String> = smoothable(&model.graph).into_iter().collect();
+    if names.is_empty() {
+        return Ok(Largest::new());
+    }
+    let beside = Beside { largest: true, ..Beside::default() };
+    Ok(observe(model, &names, &beside, data, options, listener)?.1.largest)
+}
+
+/// What is wanted beside statistics.
+#[derive(Default)]
+struct Beside<'a> {
+    /// Moments of the operands of these products, which must be among the values.
+    layers: &'a [Layer],
+    /// The largest magnitudes along the last axes.
+    largest: bool,
+}
+
+/// What values are on samples, and what is wanted beside that.
+fn observe(
+    model: &Model,
+    names: &BTreeSet<String>,
+    beside: &Beside<'_>,
+    data: &[PathBuf],
+    options: &CalibrateOptions,
+    listener: &dyn Listener,
+) -> Result<(Calibration, Found), CalibrateError> {
     listener.stage("calibrate");
     let mut observed = Observed::of(&model.graph, names)?;
     let (source, count) = source(&model.graph, data, options)?;
@@ -189,7 +218,8 @@ fn observe(
         model: path,
         outputs: observed.outputs,
         inputs: observed.inputs,
-        layers: layers.to_vec(),
+        layers: beside.layers.to_vec(),
+        largest: beside.largest,
         source,
         engine: Engine::Tract,
     };
@@ -199,7 +229,8 @@ fn observe(
     for engine in engines(options)? {
         work.engine = engine;
         let reason = match child::perform(&work, &limits, options.program.as_deref(), &hear) {
-            Ok(Ok(Found { mut values, moments })) => {
+            Ok(Ok(mut found)) => {
+                let mut values = std::mem::take(&mut found.values);
                 values.extend(observed.constants);
                 let calibration = Calibration {
                     model: model_hash(model),
@@ -208,7 +239,7 @@ fn observe(
                     random,
                     values,
                 };
-                return Ok((calibration, moments));
+                return Ok((calibration, found));
             }
             Ok(Err(Trouble::Engine(reason))) => reason,
             Ok(Err(Trouble::Sample(reason))) => return Err(CalibrateError::Sample(reason)),
@@ -250,7 +281,7 @@ fn source(
             };
             Ok((source, random))
         }
-        _ => Ok((Source::Samples(samples), count)),
+        _ => Ok((Source::Samples { samples, step: 1 }, count)),
     }
 }
 

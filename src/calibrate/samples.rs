@@ -21,8 +21,17 @@ use crate::verify::inputs::{InputSpec, Plan, generate, input_specs, plans};
 /// Where samples come from.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) enum Source {
-    Samples(Vec<Sample>),
-    Random { samples: usize, seed: u64, sizes: BTreeMap<String, usize>, shapes: BTreeMap<String, Vec<usize>> },
+    /// Sets of inputs in a row, of which each `step`th is taken.
+    Samples {
+        samples: Vec<Sample>,
+        step: usize,
+    },
+    Random {
+        samples: usize,
+        seed: u64,
+        sizes: BTreeMap<String, usize>,
+        shapes: BTreeMap<String, Vec<usize>>,
+    },
 }
 
 /// Why there are no statistics.
@@ -101,7 +110,7 @@ pub(super) fn run<T: Default + Send>(
     };
     let (next, done, stop) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
     let finished = || {
-        let heard = tell(done.fetch_add(1, Ordering::Relaxed) + 1, feeds.count);
+        let heard = tell(done.fetch_add(1, Ordering::Relaxed) + 1, feeds.count.div_ceil(feeds.step));
         // Nobody waits for an answer that nobody hears about.
         stop.fetch_or(heard.is_err(), Ordering::Relaxed);
     };
@@ -151,6 +160,8 @@ struct Feeds<'a> {
     origin: Origin<'a>,
     inputs: &'a [Input],
     count: usize,
+    /// Each of so many is taken.
+    step: usize,
 }
 
 enum Origin<'a> {
@@ -167,20 +178,20 @@ impl<'a> Feeds<'a> {
     fn of(source: &'a Source, engine: &Engine, subject: &'a Subject) -> Result<Self, Trouble> {
         let inputs = &subject.inputs[..];
         match source {
-            Source::Samples(samples) => {
+            Source::Samples { samples, step } => {
                 let count = |sample: &'a Sample| match sample.feeds(inputs) {
                     Ok(feeds) => Ok((sample, feeds.sets())),
                     Err(error) => Err(Trouble::Sample(error.to_string())),
                 };
                 let samples = samples.iter().map(count).collect::<Result<Vec<_>, _>>()?;
                 let count = samples.iter().map(|(_, count)| count).sum();
-                Ok(Self { origin: Origin::Samples(samples), inputs, count })
+                Ok(Self { origin: Origin::Samples(samples), inputs, count, step: *step })
             }
             source @ Source::Random { samples, .. } => {
                 let specs = subject.specs.as_ref().map_err(|reason| Trouble::Sample(reason.clone()))?;
                 let executor = engine.exact()?;
                 let plan = working_plan(&*executor, &subject.model, specs, source)?;
-                Ok(Self { origin: Origin::Random { specs, plan, source }, inputs, count: *samples })
+                Ok(Self { origin: Origin::Random { specs, plan, source }, inputs, count: *samples, step: 1 })
             }
         }
     }
@@ -209,13 +220,14 @@ impl<'a> Feeds<'a> {
             if from < to {
                 let trouble = |error: data::DataError| Trouble::Sample(error.to_string());
                 let feeds = sample.feeds(self.inputs).map_err(trouble)?;
-                for (index, feed) in feeds.enumerate().take(to - first).skip(from - first) {
+                let taken = |&(index, _): &(usize, _)| (first + index) % self.step == 0;
+                for (index, feed) in feeds.enumerate().take(to - first).skip(from - first).filter(taken) {
                     let name = match count {
                         1 => sample.path.display().to_string(),
                         _ => format!("{} ({} of {count})", sample.path.display(), index + 1),
                     };
                     let feed = feed.map_err(trouble)?;
-                    if !visit(Set { index: first + index, name: &name, feed })? {
+                    if !visit(Set { index: (first + index) / self.step, name: &name, feed })? {
                         return Ok(());
                     }
                 }

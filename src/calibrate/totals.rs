@@ -40,6 +40,16 @@ impl<'a> Measure<'a> {
         Ok(Self { source, samples, random, options, listener })
     }
 
+    /// Of so many samples at most, at even distances.
+    #[must_use]
+    pub fn at_most(mut self, limit: usize) -> Self {
+        if let Source::Samples { step, .. } = &mut self.source {
+            *step = self.samples.div_ceil(limit.max(1)).max(1);
+            self.samples = self.samples.div_ceil(*step);
+        }
+        self
+    }
+
     fn sums(&self, model: &Model, rounds: usize) -> Result<BTreeMap<String, Total>, CalibrateError> {
         let (folder, mut path) = handed_over(model)?;
         let limits =

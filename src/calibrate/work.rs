@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use onnx_opt_ir::engine::Runner;
 use onnx_opt_ir::{ElementType, Tensor};
 use onnx_opt_passes::quantize::Statistics;
-use onnx_opt_passes::quantize::accuracy::{Layer, LayerMoments, Moments};
+use onnx_opt_passes::quantize::accuracy::{Largest, Layer, LayerMoments, Moments};
 use serde::{Deserialize, Serialize};
 
 use super::samples::{Set, Source, Subject, Trouble, run};
@@ -23,6 +23,8 @@ pub(crate) struct Work {
     pub inputs: Vec<String>,
     /// Products whose operands, which are observed too, have moments.
     pub layers: Vec<Layer>,
+    /// Whether the largest magnitude is kept of each element along the last axes of the values.
+    pub largest: bool,
     pub source: Source,
     pub engine: Engine,
 }
@@ -34,6 +36,8 @@ pub(crate) struct Found {
     pub values: BTreeMap<String, Statistics>,
     /// By the name of the node that takes them.
     pub moments: LayerMoments,
+    /// By the name of the value.
+    pub largest: Largest,
 }
 
 impl Found {
@@ -48,6 +52,17 @@ impl Found {
                 .entry(name.clone())
                 .or_insert_with(|| moments.iter().map(|of| Moments::new(of.size())).collect());
             known.iter_mut().zip(moments).for_each(|(known, later)| known.merge(later));
+        }
+        for (name, row) in &later.largest {
+            self.widen(name, row);
+        }
+    }
+
+    /// Takes in a row of a value. One of another length than those before is left out.
+    fn widen(&mut self, name: &str, row: &[f32]) {
+        let known = self.largest.entry(name.to_owned()).or_insert_with(|| vec![0.0; row.len()]);
+        if known.len() == row.len() {
+            known.iter_mut().zip(row).for_each(|(known, value)| *known = known.max(value.abs()));
         }
     }
 }
@@ -82,6 +97,9 @@ fn observe(
         for layer in work.layers.iter().filter(|layer| layer.value == *name) {
             let moments = found.moments.entry(layer.node.clone()).or_default();
             layer.window.observe(&numbers, tensor.shape(), moments);
+        }
+        if let (true, Some(&width)) = (work.largest, tensor.shape().last()) {
+            numbers.chunks_exact(width.max(1)).for_each(|row| found.widen(name, row));
         }
         let statistics = match found.values.get_mut(name) {
             Some(statistics) => statistics,

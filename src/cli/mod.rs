@@ -14,6 +14,7 @@ mod output;
 mod progress;
 mod prune;
 mod quantize;
+mod sensitivity;
 mod static_quantization;
 mod verify;
 
@@ -93,6 +94,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         Some(Command::Verify(compared)) => verify::run(compared),
         Some(Command::Bench(models)) => bench::run(models),
         Some(Command::Calibrate(arguments)) => calibrate::run(arguments),
+        Some(Command::Sensitivity(arguments)) => sensitivity::run(arguments),
         Some(Command::Rules { name, json }) => catalogue::rules(name.as_deref(), *json),
         Some(Command::Passes { level, json }) => catalogue::passes(*level, *json),
         Some(Command::Completions { shell }) => {

@@ -1,6 +1,6 @@
 //! A line on the terminal that says what takes so long.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, IsTerminal};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
@@ -18,6 +18,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// A spinner that appears when the work takes its time, on a terminal only, and goes when dropped.
 pub struct Progress {
     bar: ProgressBar,
+    /// What is being done.
+    stage: Cell<&'static str>,
     /// Dropped at the end, which wakes the thread that waits to show the bar.
     waiting: RefCell<Option<Sender<()>>>,
 }
@@ -36,17 +38,18 @@ impl Progress {
             });
             sender
         });
-        Self { bar, waiting: RefCell::new(waiting) }
+        Self { bar, stage: Cell::new(""), waiting: RefCell::new(waiting) }
     }
 }
 
 impl Listener for Progress {
     fn stage(&self, name: &'static str) {
+        self.stage.set(name);
         self.bar.set_message(name);
     }
 
     fn progress(&self, done: usize, all: usize) {
-        self.bar.set_message(format!("calibrate, sample {done} of {all}"));
+        self.bar.set_message(format!("{}, {done} of {all}", self.stage.get()));
     }
 
     fn after_pass(&self, pass: &str, model: &Model) {

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use onnx_opt::passes::quantize::accuracy::Corrected;
 use onnx_opt::static_quantization::StaticReport;
 
 use super::format::{bytes, numbers, percent, words};
 use super::output::{Stream, TITLE};
 use super::prune::distance;
+use super::sensitivity::decibels;
 
 /// What computes with integers and what not and why, and how far the result is from the original.
 pub fn text(report: &StaticReport, target: &str, verbose: bool, stream: Stream) -> String {
@@ -18,6 +20,7 @@ pub fn text(report: &StaticReport, target: &str, verbose: bool, stream: Stream) 
         report.scheme, report.observer, report.samples
     );
     let mut text = format!("{}\n", stream.paint(TITLE, &title));
+    text += &before(report);
     let mut names: Vec<&String> = placed.quantized.keys().chain(placed.float.keys()).collect();
     names.sort();
     names.dedup();
@@ -47,6 +50,19 @@ pub fn text(report: &StaticReport, target: &str, verbose: bool, stream: Stream) 
         bytes(before),
         bytes(after)
     );
+    if let Some(mixed) = &report.mixed {
+        text += &format!(
+            " {} with all on integers, {} wanted: {} nodes stay floats, {}\n",
+            decibels(mixed.all_db),
+            decibels(Some(mixed.wanted_db)),
+            mixed.floats.len(),
+            decibels(mixed.reached_db)
+        );
+    }
+    if let Some(Corrected { biases, without, .. }) = report.corrected {
+        let rest = if without > 0 { format!("; {without} products have none") } else { String::new() };
+        text += &format!(" {biases} biases corrected{rest}\n");
+    }
     text += &reasons(report, verbose);
     if let Some(error) = &report.error {
         text += &format!(" against the original: {}\n", distance(error));
@@ -55,6 +71,18 @@ pub fn text(report: &StaticReport, target: &str, verbose: bool, stream: Stream) 
         text += &format!(" onnxruntime against tract: {}\n", distance(agreement));
     }
     text
+}
+
+/// What was done to the model before its values were calibrated.
+fn before(report: &StaticReport) -> String {
+    let mut done = Vec::new();
+    if let Some(pairs) = report.equalized.filter(|&pairs| pairs > 0) {
+        done.push(format!("channels between {pairs} pairs of products were equalized"));
+    }
+    if let Some(count) = report.smoothed.filter(|&count| count > 0) {
+        done.push(format!("outliers behind {count} normalizations went into weights"));
+    }
+    if done.is_empty() { String::new() } else { format!(" before: {}\n", done.join("; ")) }
 }
 
 /// What onnxruntime makes of the integers, and why nodes compute with floats.

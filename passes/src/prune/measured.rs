@@ -96,7 +96,7 @@ impl Importance for Measured<'_> {
 }
 
 /// A graph as a model that gradients and sums can be written in.
-pub(super) fn prepared(graph: &Graph, base: &Model) -> Result<Model, ScoreError> {
+pub(crate) fn prepared(graph: &Graph, base: &Model) -> Result<Model, ScoreError> {
     let mut model = Model { graph: graph.clone(), rest: base.rest.clone(), notes: Vec::new() };
     model.inline_functions(&mut |_, _| {});
     if model.graph.opset() < LOWEST_OPSET {
@@ -106,7 +106,7 @@ pub(super) fn prepared(graph: &Graph, base: &Model) -> Result<Model, ScoreError>
 }
 
 /// The sums of these values over all samples, by name.
-pub(super) fn sums(
+pub(crate) fn sums(
     model: &mut Model,
     outputs: Vec<(String, ValueId)>,
     totals: &dyn Totals,

@@ -15,7 +15,7 @@ mod linear;
 pub mod measured;
 pub mod order;
 pub mod plan;
-mod product;
+pub(crate) mod product;
 pub mod recover;
 pub mod remove;
 

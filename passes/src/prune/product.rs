@@ -225,7 +225,7 @@ impl Product {
 }
 
 /// The constant vector of a size that is added to a value, with the node, its place there, and the sum.
-fn added(graph: &Graph, value: ValueId, size: usize) -> Option<(ValueId, NodeId, usize, ValueId)> {
+pub(crate) fn added(graph: &Graph, value: ValueId, size: usize) -> Option<(ValueId, NodeId, usize, ValueId)> {
     if graph.is_output(value) {
         return None;
     }

@@ -262,7 +262,7 @@ fn summed(graph: &Graph, value: ValueId) -> Option<(ValueId, ValueId)> {
 }
 
 /// Puts the whole graph beside what is left of it, on the same inputs, and gives its values.
-fn beside(
+pub(crate) fn beside(
     graph: &mut Graph,
     whole: &Graph,
     wanted: &[ValueId],
@@ -429,7 +429,7 @@ fn recalibrate(graph: &mut Graph, channels: &Channels, found: &[Total]) -> Resul
 }
 
 /// Gives a node a bias of its own, of the element type of `like`.
-fn set_bias(
+pub(crate) fn set_bias(
     graph: &mut Graph,
     node: NodeId,
     slot: usize,

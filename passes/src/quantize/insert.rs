@@ -5,7 +5,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use thiserror::Error;
 
 use super::grid::range_of;
-use super::region::choose;
+use super::region::{Regions, choose};
 use super::scales::grids;
 use super::unit::{Kind, Unit, Units, find};
 use super::weights::{BiasOf, Form, quantize_weights};
@@ -31,6 +31,9 @@ pub enum QuantizeError {
     /// The graph refuses an edit.
     #[error(transparent)]
     Graph(#[from] GraphError),
+    /// What is measured on samples cannot be.
+    #[error(transparent)]
+    Measure(#[from] crate::prune::ScoreError),
     /// A constant that was made does not fit its shape.
     #[error(transparent)]
     Tensor(#[from] onnx_opt_ir::tensor::TensorError),
@@ -56,8 +59,7 @@ pub fn insert(
         return Err(QuantizeError::Opset { own, needed, what });
     }
     let graph = &mut model.graph;
-    let Units { units, refused } = find(graph, profile, options, Some(ranges));
-    let regions = choose(graph, profile, &units);
+    let (Units { units, refused }, regions) = chosen(graph, ranges, profile, options);
     let chosen: Vec<&Unit> =
         units.iter().zip(&regions.integer).filter(|(_, on)| **on).map(|(unit, _)| unit).collect();
     let mut report = account(graph, &units, &regions.integer, &refused);
@@ -88,6 +90,22 @@ pub fn insert(
         .for_each(|value| value.constant.into_iter().for_each(|value| graph.remove_unused_constant(value)));
     graph.sort().map_err(|_| QuantizeError::Cycle)?;
     Ok(report)
+}
+
+/// The units of a graph, and which of them compute with integers.
+pub(super) fn chosen(
+    graph: &Graph,
+    ranges: &Ranges,
+    profile: &Profile,
+    options: &QuantizeOptions,
+) -> (Units, Regions) {
+    let units = find(graph, profile, options, Some(ranges));
+    let count = units.units.len();
+    let regions = match options.regardless {
+        true => Regions { integer: vec![true; count], count, fast: false },
+        false => choose(graph, profile, &units.units),
+    };
+    (units, regions)
 }
 
 /// What computes how.

@@ -17,6 +17,7 @@ mod range;
 mod region;
 mod scales;
 pub mod schemes;
+pub mod sensitivity;
 mod unit;
 mod weights;
 

@@ -14,6 +14,8 @@ pub struct QuantizeOptions {
     pub operators: Option<BTreeSet<String>>,
     /// Not these.
     pub exclude: BTreeSet<String>,
+    /// Whether they do though it would not pay.
+    pub regardless: bool,
 }
 
 impl QuantizeOptions {

@@ -7,6 +7,7 @@ mod gradient;
 mod prune;
 mod quantize;
 mod run;
+mod sensitivity;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ pub use gradient::Differentiated;
 use prune::Prune;
 use quantize::Quantize;
 use run::{Given, TrialArguments, given};
+pub use sensitivity::Sensitive;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -47,6 +49,8 @@ Examples:
   onnx-opt diff a.onnx b.onnx                what two models do not share
   onnx-opt grad net.onnx                     a model of the gradients
   onnx-opt calibrate net.onnx --data x.npz   what its values are, for quantization
+  onnx-opt sensitivity net.onnx --calibrate x.npz
+                                             what integers cost in each node
   onnx-opt ./inspect                         a model that is named like a command
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the result was not accepted (and not written).";
@@ -316,6 +320,19 @@ Methods:
 The file holds histograms: every method may be chosen later. NaN is an error that names the value. Infinities, \
 and numbers of 32768 and more that are at least 1024 times as large as all others, as masks hold, are left out.")]
     Calibrate(Box<Calibrate>),
+    /// Show what integers cost in each node, the worst first
+    #[command(after_help = "\
+Examples:
+  onnx-opt sensitivity net.onnx --calibrate samples/
+  onnx-opt sensitivity net.onnx --calibrate samples/ --json | jq -r '.nodes[:3][].node'
+  onnx-opt net.onnx --quantize int8 --calibrate samples/ --min-sqnr 20
+                                             leaves the worst on floats, as far as needed
+
+Calibrates once, then runs the model with each node alone on integers, up to eight nodes at a time, on at most 16 \
+samples: about as long as so many runs of the model as there are nodes, on each of them. After --time seconds no \
+further node is begun with. Decibels are signal over error of the worst output, over all those samples; times are \
+what the profile of the target says of a thread.")]
+    Sensitivity(Box<Sensitive>),
     /// List the rewrite rules, or show one
     #[command(after_help = "\
 Examples:
@@ -367,6 +384,7 @@ impl Arguments {
             ) => *json,
             Some(Command::Calibrate(calibrate)) => calibrate.json,
             Some(Command::Bench(bench)) => bench.json,
+            Some(Command::Sensitivity(sensitive)) => sensitive.json,
             Some(Command::Completions { .. }) => false,
         }
     }
@@ -420,8 +438,11 @@ impl Optimize {
     /// # Errors
     /// If an option has no effect with another one that is given.
     pub fn check(&self) -> Result<(), String> {
-        match self.quantize.idle() {
-            Some((option, schemes)) => Err(format!("{option} is for {schemes} only")),
+        if let Some((option, schemes)) = self.quantize.idle() {
+            return Err(format!("{option} is for {schemes} only"));
+        }
+        match self.quantize.starved(&self.samples) {
+            Some(option) => Err(format!("{option} measures on samples: give them with --calibrate")),
             None => Ok(()),
         }
     }

@@ -64,17 +64,66 @@ pub(super) struct Quantize {
         help_heading = "Quantization"
     )]
     exclude: Vec<String>,
+    /// Give weights one scale each for int8, where they would have one for each channel
+    #[arg(long, requires = "scheme", help_heading = "Quantization")]
+    per_tensor: bool,
+    /// Bring channels between products to about the same range before int8 (cross-layer equalization): exact, and what
+    /// --per-tensor needs
+    #[arg(long, requires = "scheme", conflicts_with = "calibration", help_heading = "Quantization")]
+    equalize: bool,
+    /// Move outliers of activations behind a LayerNormalization into weights before int8, as far as ALPHA says, from 0 to
+    /// 1 (SmoothQuant) [default: 0.5]
+    #[arg(
+        long,
+        value_name = "ALPHA",
+        value_parser = alpha,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "0.5",
+        requires = "scheme",
+        conflicts_with = "calibration",
+        help_heading = "Quantization"
+    )]
+    smooth_quant: Option<f32>,
+    /// Let biases take back what int8 shifts the mean of each channel by on the samples
+    #[arg(long, requires = "scheme", help_heading = "Quantization")]
+    bias_correction: bool,
+    /// Leave nodes on floats until every output has so many decibels of signal over error on the samples (16 of them at
+    /// most): first those that cost most for the time that they save, as `onnx-opt sensitivity` measures it
+    #[arg(long, value_name = "DB", value_parser = decibels, requires = "scheme", help_heading = "Quantization")]
+    min_sqnr: Option<f64>,
 }
 
 impl Quantize {
     /// An option that says nothing to the scheme, and the schemes that it is for.
     pub fn idle(&self) -> Option<(&'static str, &'static str)> {
+        let first =
+            |options: &[(&'static str, bool)]| options.iter().find(|(_, given)| *given).map(|of| of.0);
         match self.scheme.as_ref()? {
-            SchemeName::Static if self.block_size.is_some() => Some(("--block-size", "schemes of weights")),
-            SchemeName::Static if self.rounding.is_some() => Some(("--rounding", "schemes of weights")),
-            SchemeName::Other(_) if self.calibration.is_some() => Some(("--calibration", "int8")),
-            _ => None,
+            SchemeName::Static => {
+                let weights =
+                    [("--block-size", self.block_size.is_some()), ("--rounding", self.rounding.is_some())];
+                Some((first(&weights)?, "schemes of weights"))
+            }
+            SchemeName::Other(_) => {
+                let integers = [
+                    ("--calibration", self.calibration.is_some()),
+                    ("--per-tensor", self.per_tensor),
+                    ("--equalize", self.equalize),
+                    ("--smooth-quant", self.smooth_quant.is_some()),
+                    ("--bias-correction", self.bias_correction),
+                    ("--min-sqnr", self.min_sqnr.is_some()),
+                ];
+                Some((first(&integers)?, "int8"))
+            }
         }
+    }
+
+    /// An option that measures on samples, where a calibration is given and there are none.
+    pub fn starved(&self, samples: &[PathBuf]) -> Option<&'static str> {
+        let measures = [("--bias-correction", self.bias_correction), ("--min-sqnr", self.min_sqnr.is_some())];
+        let starved = self.calibration.is_some() && samples.is_empty();
+        measures.into_iter().find(|(_, given)| *given && starved).map(|(name, _)| name)
     }
 
     /// As the session takes it, if anything is to be quantized.
@@ -88,6 +137,7 @@ impl Quantize {
             nodes: self.nodes.as_ref().map(set),
             operators: self.operators.as_ref().map(set),
             exclude: set(&self.exclude),
+            regardless: false,
         };
         let options = SchemeOptions {
             choice,
@@ -105,6 +155,11 @@ impl Quantize {
             nodes: self.nodes.clone().unwrap_or_default(),
             operators: self.operators.iter().flatten().cloned().collect(),
             exclude: self.exclude.clone(),
+            per_tensor: self.per_tensor,
+            equalize: self.equalize,
+            smooth: self.smooth_quant,
+            bias_correction: self.bias_correction,
+            min_sqnr: self.min_sqnr,
             ..StaticQuantization::new(samples.to_vec())
         }
     }
@@ -132,6 +187,18 @@ fn by_name<T: Copy>(text: &str, known: &[(&str, T)]) -> Result<T, String> {
     let found = known.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
     let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
     found.ok_or_else(|| format!("expected one of {}", names.join(", ")))
+}
+
+fn alpha(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(alpha) if (0.0..=1.0).contains(&alpha) => Ok(alpha),
+        _ => Err("expected a number from 0 to 1".to_owned()),
+    }
+}
+
+fn decibels(text: &str) -> Result<f64, String> {
+    let number: Option<f64> = text.parse().ok();
+    number.filter(|number| number.is_finite()).ok_or_else(|| "expected a number of decibels".to_owned())
 }
 
 fn block_size(text: &str) -> Result<usize, String> {

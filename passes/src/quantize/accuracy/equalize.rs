@@ -123,9 +123,6 @@ impl Weights {
     fn of(graph: &Graph, id: NodeId) -> Option<Self> {
         let node = graph.node(id);
         let weight = node.input(1)?;
-        if !graph.is_inner(weight) {
-            return None;
-        }
         let tensor = graph.constant(weight)?;
         let values = tensor.to_f32()?;
         if values.iter().any(|value| !value.is_finite()) {
@@ -153,12 +150,11 @@ impl Weights {
             _ => return None,
         };
         let bias = match node.input(2) {
-            Some(bias) if graph.is_inner(bias) => {
+            Some(bias) => {
                 let tensor = graph.constant(bias)?;
                 let values = tensor.to_f32()?;
                 (values.len() == channels).then_some((values, tensor.shape().to_vec()))?.into()
             }
-            Some(_) => return None,
             None => None,
         };
         (channels > 0 && inputs > 0 && channels.is_multiple_of(groups)).then_some(())?;
@@ -212,14 +208,19 @@ impl Weights {
     }
 
     fn write(&self, graph: &mut Graph) -> Result<(), GraphError> {
-        let node = graph.node(self.node);
         let constants = [
-            (node.input(1), Tensor::from_f32(&self.shape, &self.values)),
-            (node.input(2), self.bias.as_ref().and_then(|(bias, shape)| Tensor::from_f32(shape, bias))),
+            Tensor::from_f32(&self.shape, &self.values),
+            self.bias.as_ref().and_then(|(bias, shape)| Tensor::from_f32(shape, bias)),
         ];
-        for (value, tensor) in constants {
-            if let (Some(value), Some(tensor)) = (value, tensor) {
-                graph.set_constant(value, tensor)?;
+        for (slot, tensor) in (1..).zip(constants) {
+            match (graph.node(self.node).input(slot), tensor) {
+                (Some(value), Some(tensor)) if graph.is_inner(value) => graph.set_constant(value, tensor)?,
+                // What others read too stays as it is for them.
+                (Some(_), Some(tensor)) => {
+                    let own = graph.add_constant(tensor);
+                    graph.set_input(self.node, slot, Some(own))?;
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -306,6 +307,20 @@ mod tests {
         let (before, after) = (weights(&before.graph), weights(&f.graph));
         assert_eq!(before[0].values, after[0].values);
         assert_ne!(before[2].values, after[2].values);
+    }
+
+    #[test]
+    fn a_constant_of_two_layers_is_scaled_for_one() {
+        let mut f = network("Sigmoid");
+        let convolutions: Vec<NodeId> =
+            f.graph.nodes().filter(|(_, node)| node.is("Conv")).map(|(id, _)| id).collect();
+        let shared = f.graph.node(convolutions[0]).input(2);
+        f.graph.set_input(convolutions[1], 2, shared).unwrap();
+        let before = weights(&f.graph)[0].bias.clone();
+        assert_eq!(equalize(&mut f.graph).unwrap(), 1);
+        let after = weights(&f.graph);
+        assert_eq!(after[0].bias, before);
+        assert_ne!(after[1].bias, before);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! the weights of a channel and H the second [`Moments`] of its operand: no more is needed of the data to choose
 //! scales ([`sequential`]), to round one weight after the other ([`successive`]) or to try neighbours ([`descent`]).
 
+mod bias;
 mod descent;
 mod equalize;
 mod half_quadratic;
@@ -14,6 +15,7 @@ mod smooth;
 mod successive;
 mod windows;
 
+pub use bias::{Corrected, correct_biases};
 pub use equalize::equalize;
 pub use moments::{LayerMoments, Moments};
 pub use round::Rounding;
