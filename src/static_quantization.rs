@@ -4,11 +4,14 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use onnx_opt_ir::{Graph, GraphError, ImportError, Model, export, import};
 use onnx_opt_passes::Target;
-use onnx_opt_passes::quantize::accuracy::{Corrected, correct_biases, equalize, smooth};
+use onnx_opt_passes::quantize::accuracy::{
+    Corrected, LayerMoments, Rounding, WeightRounding, correct_biases, equalize, smooth,
+};
 use onnx_opt_passes::quantize::oracle::{Prediction, predict};
 use onnx_opt_passes::quantize::sensitivity::{Calibrated, Mixed, Sensitivity, mix, sensitivities, without};
 use onnx_opt_passes::quantize::{
@@ -22,6 +25,7 @@ use thiserror::Error;
 
 use crate::calibrate::{
     CalibrateError, CalibrateOptions, Calibration, FileError, Measure, calibrate, largest, model_hash,
+    moments,
 };
 use crate::data::{self, DataError, DataErrorKind, Named};
 use crate::session::{Listener, Trial};
@@ -54,6 +58,8 @@ pub struct StaticQuantization {
     /// Signal over error that every output is to have on the samples, in decibels: nodes that cost most stay floats until
     /// it is reached.
     pub min_sqnr: Option<f64>,
+    /// How weights become integers.
+    pub rounding: Rounding,
 }
 
 /// Why a model is not quantized.
@@ -157,6 +163,8 @@ pub struct StaticReport {
     pub samples: u64,
     /// Whether those were random.
     pub random: bool,
+    /// How weights became integers.
+    pub rounding: &'static str,
     /// Pairs of products whose channels were brought to about the same range, where that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub equalized: Option<usize>,
@@ -236,6 +244,7 @@ pub fn quantize(
         observer: wanted.observer.to_string(),
         samples: 0,
         random: false,
+        rounding: wanted.rounding.name(),
         equalized,
         smoothed,
         mixed: None,
@@ -250,6 +259,7 @@ pub fn quantize(
         let found = wanted.calibration(model, &names, calibration, listener)?;
         let ranges = found.ranges(wanted.observer, profile.activations, profile.symmetric);
         (report.samples, report.random) = (found.samples, found.random);
+        options.weights = wanted.weights(model, calibration, listener)?;
         if let Some(wanted_db) = wanted.min_sqnr {
             listener.stage("mix precisions");
             let measure = wanted.measure(&model.graph, calibration, &Silent)?.at_most(COMPARED);
@@ -386,6 +396,7 @@ impl StaticQuantization {
             smooth: None,
             bias_correction: false,
             min_sqnr: None,
+            rounding: Rounding::default(),
         }
     }
 
@@ -403,7 +414,7 @@ impl StaticQuantization {
             nodes: (!self.nodes.is_empty()).then_some(nodes),
             operators: (!self.operators.is_empty()).then(|| self.operators.clone()),
             exclude: matching(&self.exclude)?,
-            regardless: false,
+            ..QuantizeOptions::default()
         })
     }
 
@@ -444,6 +455,20 @@ impl StaticQuantization {
             profile.per_channel.clear();
         }
         profile
+    }
+
+    /// How weights are rounded, with the moments that this asks for.
+    fn weights(
+        &self,
+        model: &Model,
+        options: &CalibrateOptions,
+        listener: &dyn Listener,
+    ) -> Result<WeightRounding, CalibrateError> {
+        let moments = match self.rounding.needs_moments() {
+            true => moments(model, &self.data, &self.sampling(options), listener)?,
+            false => LayerMoments::new(),
+        };
+        Ok(WeightRounding { rounding: self.rounding, moments: Arc::new(moments) })
     }
 
     /// What runs models on the samples.

@@ -270,6 +270,18 @@ fn equalization_brings_scaled_channels_back_under_one_scale_for_each_weight() {
 }
 
 #[test]
+fn weights_are_rounded_so_that_results_stay() {
+    let place = Place::new(residual(13), &NUMBERS);
+    let sqnr = |way: &str| {
+        let report = place.quantized(&["--rounding", way])["quantization"].clone();
+        assert_eq!(report["rounding"], way);
+        report["error"]["outputs"][0]["sqnr_db"].as_f64().unwrap()
+    };
+    let [nearest, gptq, adaround] = ["nearest", "gptq", "adaround"].map(sqnr);
+    assert!(gptq > nearest + 1.0 && adaround > nearest + 1.0, "{nearest} {gptq} {adaround}");
+}
+
+#[test]
 fn corrected_biases_take_back_what_integers_shift() {
     let place = Place::new(scaled_apart(false), &NUMBERS);
     let sqnr = |arguments: &[&str]| {
@@ -414,7 +426,7 @@ fn what_cannot_be_done_is_said_and_nothing_is_written() {
         (&["--calibrate", &samples, "--ops", "Softmax"], 2, "has no integer kernel for `Softmax`"),
         (&["--calibrate", &samples, "--calibration-method", "best"], 2, "expected one of min-max"),
         (&["--calibrate", &samples, "--target", "abacus"], 2, "abacus"),
-        (&["--calibrate", &samples, "--rounding", "seqmse"], 2, "--rounding is for schemes of weights only"),
+        (&["--calibrate", &samples, "--rounding", "hqq"], 2, "--rounding hqq is for schemes of weights only"),
         (&["--calibration", &at("c.json"), "--bias-correction"], 2, "measures on samples"),
         (&["--calibration", &at("c.json"), "--equalize"], 2, "cannot be used with"),
         (&["--calibrate", &samples, "--smooth-quant=2"], 2, "expected a number from 0 to 1"),

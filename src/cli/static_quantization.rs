@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use onnx_opt::passes::quantize::accuracy::Corrected;
+use onnx_opt::passes::quantize::accuracy::{Corrected, Rounding};
 use onnx_opt::static_quantization::StaticReport;
 
 use super::format::{bytes, numbers, percent, words};
@@ -16,8 +16,15 @@ pub fn text(report: &StaticReport, target: &str, verbose: bool, stream: Stream) 
     let samples = if report.samples == 1 { "sample" } else { "samples" };
     let random = if report.random { "random " } else { "" };
     let title = format!(
-        "quantized: {} for {target}, ranges by {} of {} {random}{samples}",
-        report.scheme, report.observer, report.samples
+        "quantized: {} for {target}, ranges by {} of {} {random}{samples}{}",
+        report.scheme,
+        report.observer,
+        report.samples,
+        if report.rounding == Rounding::default().name() {
+            String::new()
+        } else {
+            format!(", rounded by {}", report.rounding)
+        }
     );
     let mut text = format!("{}\n", stream.paint(TITLE, &title));
     text += &before(report);

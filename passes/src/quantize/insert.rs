@@ -4,6 +4,7 @@ use onnx_opt_ir::{ElementType, Graph, GraphError, Model, NewNode, Node, NodeId, 
 use rustc_hash::{FxHashMap, FxHashSet};
 use thiserror::Error;
 
+use super::accuracy::WeightRounding;
 use super::grid::range_of;
 use super::region::{Regions, choose};
 use super::scales::grids;
@@ -70,6 +71,7 @@ pub fn insert(
     let mut writer = Writer {
         graph,
         profile,
+        rounding: &options.weights,
         grids,
         taken,
         constants: FxHashMap::default(),
@@ -136,6 +138,7 @@ struct Stale {
 struct Writer<'a> {
     graph: &'a mut Graph,
     profile: &'a Profile,
+    rounding: &'a WeightRounding,
     grids: FxHashMap<ValueId, Grid>,
     /// Values that a quantized unit takes.
     taken: FxHashSet<ValueId>,
@@ -346,7 +349,9 @@ impl Writer<'_> {
             channels,
             pair_limit: self.profile.pair_limit.filter(|_| !depthwise),
         };
-        let Some(made) = quantize_weights(&tensor, form, of) else { return Ok(()) };
+        let moments = self.rounding.moments.get(&place(self.graph, product)).map(Vec::as_slice);
+        let rounding = self.rounding.rounding;
+        let Some(made) = quantize_weights(&tensor, form, of, rounding, moments) else { return Ok(()) };
 
         let key = (weights, made.scales.iter().map(|scale| scale.to_bits()).collect());
         let new = match self.weights.get(&key) {

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use onnx_opt_ir::Node;
 use serde::Serialize;
 
+use super::accuracy::WeightRounding;
+
 /// Which nodes may compute with integers. A node is named as [`crate::rewrite::place`] names it.
 #[derive(Clone, Debug, Default)]
 pub struct QuantizeOptions {
@@ -16,6 +18,8 @@ pub struct QuantizeOptions {
     pub exclude: BTreeSet<String>,
     /// Whether they do though it would not pay.
     pub regardless: bool,
+    /// How static quantization rounds weights.
+    pub weights: WeightRounding,
 }
 
 impl QuantizeOptions {

@@ -2,6 +2,10 @@
 
 use onnx_opt_ir::{ElementType, Tensor};
 
+use super::Grid;
+use super::accuracy::bounded::Bounds;
+use super::accuracy::round::{fitting, prepare};
+use super::accuracy::{Moments, Rounding};
 use super::grid::limits;
 
 /// Weights as integers, and the bias that goes with them.
@@ -36,8 +40,14 @@ pub(super) struct Form {
     pub pair_limit: Option<i64>,
 }
 
-/// The symmetric integers nearest to some weights. `None` where the shape does not fit.
-pub(super) fn quantize_weights(tensor: &Tensor, form: Form, bias: Option<BiasOf<'_>>) -> Option<Weights> {
+/// The symmetric integers nearest to some weights, or those of another way to round. `None` where the shape does not fit.
+pub(super) fn quantize_weights(
+    tensor: &Tensor,
+    form: Form,
+    bias: Option<BiasOf<'_>>,
+    rounding: Rounding,
+    moments: Option<&[Moments]>,
+) -> Option<Weights> {
     let values = tensor.to_f32()?;
     let Form { element, channels, pair_limit } = form;
     let (count, inner) = match channels {
@@ -57,17 +67,19 @@ pub(super) fn quantize_weights(tensor: &Tensor, form: Form, bias: Option<BiasOf<
     let others = scales.iter().copied().fold(0f32, f32::max);
     let others = if others < SMALLEST { 1.0 } else { others };
     scales.iter_mut().filter(|scale| **scale < SMALLEST).for_each(|scale| *scale = others);
+    let mut least = vec![SMALLEST; count];
     if let Some(bias) = &bias {
         for (index, value) in bias.values.iter().enumerate() {
             let place = index % scales.len();
             let needed = f64::from(value.abs()) / (f64::from(bias.operand) * LARGEST);
+            least[place] = least[place].max(needed as f32);
             let scale = &mut scales[place];
             if needed > f64::from(*scale) {
                 *scale = needed as f32;
             }
         }
     }
-    let integers: Vec<i64> = values
+    let mut integers: Vec<i64> = values
         .iter()
         .enumerate()
         .map(|(index, value)| {
@@ -75,6 +87,21 @@ pub(super) fn quantize_weights(tensor: &Tensor, form: Form, bias: Option<BiasOf<
             steps.clamp(-highest, highest)
         })
         .collect();
+    if rounding != Rounding::Nearest {
+        let moments = fitting(moments, count, values.len() / count.max(1)).filter(|_| channels.is_some());
+        let prepared = prepare(rounding, moments);
+        let mut places = vec![Vec::new(); count];
+        (0..values.len()).for_each(|index| places[channel(index)].push(index));
+        for (index, places) in places.iter().enumerate() {
+            let own: Vec<f32> = places.iter().map(|&place| values[place]).collect();
+            let grid = Grid { element, scale: scales[index], zero: 0 };
+            let bounds = Bounds { highest, pair: pair_limit, least: least[index] };
+            let group = index * prepared.groups() / count;
+            let (scale, rounded) = prepared.round_within(group, &own, grid, bounds);
+            scales[index] = scale;
+            places.iter().zip(rounded).for_each(|(&place, integer)| integers[place] = integer);
+        }
+    }
     let bias = match bias {
         Some(bias) => {
             let scale = |index: usize| bias.operand * scales[index % scales.len()];
@@ -136,6 +163,21 @@ mod tests {
         Form { element: ElementType::Int8, channels, pair_limit: None }
     }
 
+    fn nearest(weights: &Tensor, form: Form, bias: Option<BiasOf<'_>>) -> Option<Weights> {
+        quantize_weights(weights, form, bias, Rounding::Nearest, None)
+    }
+
+    #[test]
+    fn a_way_to_round_keeps_scales_that_the_bias_needs() {
+        let weights = Tensor::from_f32(&[2, 4], &[1.0, 0.01, 0.012, 0.011, 1.27, 0.1, 0.2, 0.3]).unwrap();
+        let bias = || Some(BiasOf { values: &[2.1e7, 0.5], operand: 1.0 });
+        let plain = nearest(&weights, form(Some(0)), bias()).unwrap();
+        let made = quantize_weights(&weights, form(Some(0)), bias(), Rounding::SeqMse, None).unwrap();
+        assert_eq!(made.scales[0], plain.scales[0]);
+        let (_, scales) = made.bias.unwrap();
+        assert_eq!(scales, made.scales);
+    }
+
     #[test]
     fn no_pair_of_one_sign_goes_past_the_limit() {
         let values: [&[f32]; 4] =
@@ -144,7 +186,7 @@ mod tests {
         for (values, largest) in values.into_iter().zip(largest) {
             let weights = Tensor::from_f32(&[1, 3], values).unwrap();
             let form = Form { pair_limit: Some(128), ..form(Some(0)) };
-            let made = quantize_weights(&weights, form, None).unwrap().integers.to_i64().unwrap();
+            let made = nearest(&weights, form, None).unwrap().integers.to_i64().unwrap();
             assert_eq!(made.iter().map(|value| value.abs()).max(), Some(largest), "{made:?}");
             for (a, b) in [(0, 1), (0, 2), (1, 2)].map(|(a, b)| (made[a], made[b])) {
                 assert!(a * b < 0 || a.abs() + b.abs() <= 128, "{made:?}");
@@ -155,13 +197,13 @@ mod tests {
     #[test]
     fn channels_have_scales_of_their_own() {
         let weights = Tensor::from_f32(&[2, 3], &[1.27, 0.635, -1.27, 2.54, 0.0, 0.02]).unwrap();
-        let rows = quantize_weights(&weights, form(Some(0)), None).unwrap();
+        let rows = nearest(&weights, form(Some(0)), None).unwrap();
         assert_eq!(rows.scales, [0.01, 0.02]);
         assert_eq!(rows.integers.to_i64().unwrap(), [127, 64, -127, 127, 0, 1]);
-        let columns = quantize_weights(&weights, form(Some(1)), None).unwrap();
+        let columns = nearest(&weights, form(Some(1)), None).unwrap();
         assert_eq!(columns.scales.len(), 3);
         assert_eq!(columns.integers.to_i64().unwrap(), [64, 127, -127, 127, 0, 2]);
-        let whole = quantize_weights(&weights, form(None), None).unwrap();
+        let whole = nearest(&weights, form(None), None).unwrap();
         assert_eq!((whole.scales, whole.integers.shape()), (vec![0.02], &[2, 3][..]));
     }
 
@@ -169,7 +211,7 @@ mod tests {
     fn a_bias_that_would_overflow_widens_its_weights() {
         let weights = Tensor::from_f32(&[2, 1], &[1.27e-12, 1.27]).unwrap();
         let bias = BiasOf { values: &[5.0, 0.5], operand: 0.1 };
-        let made = quantize_weights(&weights, form(Some(0)), Some(bias)).unwrap();
+        let made = nearest(&weights, form(Some(0)), Some(bias)).unwrap();
         let (integers, scales) = made.bias.unwrap();
         let back: Vec<f64> =
             integers.to_f64().unwrap().iter().zip(&scales).map(|(b, &s)| b * f64::from(s)).collect();
@@ -182,7 +224,7 @@ mod tests {
     fn a_channel_of_zeros_keeps_its_bias() {
         let weights = Tensor::from_f32(&[2, 1], &[0.0, 1.27]).unwrap();
         let bias = BiasOf { values: &[0.25, 0.0], operand: 0.01 };
-        let made = quantize_weights(&weights, form(Some(0)), Some(bias)).unwrap();
+        let made = nearest(&weights, form(Some(0)), Some(bias)).unwrap();
         let (integers, scales) = made.bias.unwrap();
         assert!((integers.to_f64().unwrap()[0] * f64::from(scales[0]) - 0.25).abs() < 1e-4);
     }

@@ -33,8 +33,8 @@ pub(super) struct Quantize {
         help_heading = "Quantization"
     )]
     calibration_method: Observer,
-    /// How weights become integers: nearest, hqq, seqmse, gptq or adaround; the last two with --calibrate [default:
-    /// nearest]
+    /// How weights become integers: nearest, hqq (not for int8), seqmse, gptq or adaround; the last two with --calibrate
+    /// [default: nearest]
     #[arg(long, value_name = "WAY", value_parser = rounding, requires = "scheme", help_heading = "Quantization")]
     rounding: Option<Rounding>,
     /// Quantize these nodes alone
@@ -101,8 +101,10 @@ impl Quantize {
             |options: &[(&'static str, bool)]| options.iter().find(|(_, given)| *given).map(|of| of.0);
         match self.scheme.as_ref()? {
             SchemeName::Static => {
-                let weights =
-                    [("--block-size", self.block_size.is_some()), ("--rounding", self.rounding.is_some())];
+                let weights = [
+                    ("--block-size", self.block_size.is_some()),
+                    ("--rounding hqq", self.rounding == Some(Rounding::Hqq)),
+                ];
                 Some((first(&weights)?, "schemes of weights"))
             }
             SchemeName::Other(_) => {
@@ -121,7 +123,11 @@ impl Quantize {
 
     /// An option that measures on samples, where a calibration is given and there are none.
     pub fn starved(&self, samples: &[PathBuf]) -> Option<&'static str> {
-        let measures = [("--bias-correction", self.bias_correction), ("--min-sqnr", self.min_sqnr.is_some())];
+        let measures = [
+            ("--bias-correction", self.bias_correction),
+            ("--min-sqnr", self.min_sqnr.is_some()),
+            ("--rounding", self.rounding.is_some_and(Rounding::needs_moments)),
+        ];
         let starved = self.calibration.is_some() && samples.is_empty();
         measures.into_iter().find(|(_, given)| *given && starved).map(|(name, _)| name)
     }
@@ -137,7 +143,7 @@ impl Quantize {
             nodes: self.nodes.as_ref().map(set),
             operators: self.operators.as_ref().map(set),
             exclude: set(&self.exclude),
-            regardless: false,
+            ..QuantizeOptions::default()
         };
         let options = SchemeOptions {
             choice,
@@ -160,6 +166,7 @@ impl Quantize {
             smooth: self.smooth_quant,
             bias_correction: self.bias_correction,
             min_sqnr: self.min_sqnr,
+            rounding: self.rounding.unwrap_or_default(),
             ..StaticQuantization::new(samples.to_vec())
         }
     }

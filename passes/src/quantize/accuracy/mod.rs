@@ -5,6 +5,7 @@
 //! scales ([`sequential`]), to round one weight after the other ([`successive`]) or to try neighbours ([`descent`]).
 
 mod bias;
+pub(super) mod bounded;
 mod descent;
 mod equalize;
 mod half_quadratic;
@@ -18,6 +19,6 @@ mod windows;
 pub use bias::{Corrected, correct_biases};
 pub use equalize::equalize;
 pub use moments::{LayerMoments, Moments};
-pub use round::Rounding;
+pub use round::{Rounding, WeightRounding};
 pub use smooth::{Largest, smooth, smoothable};
 pub use windows::{Layer, Window, layers};

@@ -1,9 +1,11 @@
 //! Ways to round the weights of a channel to the integers of its grids.
 
+use std::sync::Arc;
+
 use ndarray::Array2;
 
 use super::super::Grid;
-use super::moments::Moments;
+use super::moments::{LayerMoments, Moments};
 use super::successive::Successive;
 use super::{descent, half_quadratic, sequential};
 
@@ -46,12 +48,30 @@ impl Rounding {
     }
 }
 
+/// How the weights of a model become integers, and what is known of the operands that they are multiplied with.
+#[derive(Clone, Debug, Default)]
+pub struct WeightRounding {
+    /// The way.
+    pub rounding: Rounding,
+    /// Moments of the operands, as far as they are known.
+    pub moments: Arc<LayerMoments>,
+}
+
 /// A way to round, with what it needs to know of the operand, for each group of a convolution.
 pub(crate) struct Prepared {
     rounding: Rounding,
     /// Damped second moments; none where nothing is known, which is the identity.
     second: Vec<Array2<f32>>,
     successive: Vec<Successive>,
+}
+
+/// Moments, one for each group, if they are those of a weight of so many channels that sum up so many products.
+pub(crate) fn fitting(moments: Option<&[Moments]>, channels: usize, length: usize) -> Option<&[Moments]> {
+    moments.filter(|moments| {
+        !moments.is_empty()
+            && channels.is_multiple_of(moments.len())
+            && moments.iter().all(|moments| moments.size() == length)
+    })
 }
 
 /// Gets ready to round the channels of a weight.
@@ -86,8 +106,18 @@ impl Prepared {
                 sequential::fit(weights, grids, size, second);
             }
         }
-        let successive = self.successive.get(group);
-        if let Some(successive) = successive {
+        self.integers(group, weights, grids, size)
+    }
+
+    /// The damped second moments of the operand of a group.
+    pub(super) fn second(&self, group: usize) -> Option<&Array2<f32>> {
+        self.second.get(group)
+    }
+
+    /// The integers of a channel of a group on given grids.
+    pub(super) fn integers(&self, group: usize, weights: &[f32], grids: &[Grid], size: usize) -> Vec<i64> {
+        let second = self.second.get(group);
+        if let Some(successive) = self.successive.get(group) {
             return successive.round(weights, grids, size);
         }
         let mut integers = nearest(weights, grids, size);

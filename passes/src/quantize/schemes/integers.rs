@@ -38,12 +38,7 @@ pub(super) fn integers(
         zeros: (!symmetric).then(|| vec![0; blocks.count()]),
         error: SquaredError::default(),
     };
-    let fits = |moments: &&[Moments]| {
-        !moments.is_empty()
-            && layout.channels().is_multiple_of(moments.len())
-            && moments.iter().all(|moments| moments.size() == layout.length)
-    };
-    let moments = moments.filter(fits);
+    let moments = round::fitting(moments, layout.channels(), layout.length);
     let prepared = round::prepare(rounding, moments);
     for channel in 0..layout.channels() {
         let numbers = layout.channel(values, channel);
