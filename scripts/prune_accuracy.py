@@ -7,7 +7,7 @@ unlabelled samples to measure and recover on. Nothing that is counted here is se
     python scripts/prune_accuracy.py --task net.onnx labelled.npz samples.npz [--task ...]
 
 Prints a table for each task: accuracy by what units are worth, at shares of the MACs that are gone, as pruned and after
-`--recover`; then the time of a run in onnxruntime and tract by share, with channels in multiples of 8. Fails if a share of MACs is missed by more than
+`--recover`; then the time of a run in onnxruntime and tract by share. Fails if a share of MACs is missed by more than
 3 %, if the best importance by gradients is below L2 by more than chance, or if recovery is worth nothing at one half.
 """
 
@@ -121,10 +121,9 @@ def table(arguments, model: pathlib.Path, labelled: pathlib.Path, samples: pathl
         print(f"recovery at 50 %: {min(gains):+.3f} to {max(gains):+.3f}, on average {np.mean(gains):+.3f}")
         if np.mean(gains) <= 0:
             wrong.append(f"{model.name}: recovery is worth nothing at one half")
-    # The kernels of onnxruntime work on blocks of channels.
     models = [folder / f"{share}.onnx" for share in [0.0, *arguments.shares]]
     for share, out in zip([0.0, *arguments.shares], models):
-        flags = ["--prune-macs", str(share), "--round-to", "8"] if share else []
+        flags = ["--prune-macs", str(share)] if share else []
         tool.optimize(arguments.binary, model, out, *flags, "--no-verify", timeout=600)
     for engine in ("onnxruntime", "tract"):
         seconds = times(arguments.binary, models, engine)

@@ -100,7 +100,8 @@ impl Pruning {
             Worth::Norm(norm) => self.reach(model, &norm, runs),
             Worth::Measured(criterion) => {
                 let totals = runs.totals.ok_or_else(no_samples)?;
-                self.reach(model, &Measured { criterion, base: &base, totals }, runs)
+                let recovers = self.recover;
+                self.reach(model, &Measured { criterion, base: &base, totals, recovers }, runs)
             }
         }
     }

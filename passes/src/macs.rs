@@ -22,7 +22,7 @@ impl Macs {
     pub fn of(graph: &Graph) -> Self {
         let mut total = Self::default();
         for (_, node) in graph.nodes() {
-            let mut counter = Counter { graph, left: &|_, _| None, symbolic: false };
+            let mut counter = Counter { graph, unknown: 1, left: &|_, _| None, symbolic: false };
             match counter.node(node) {
                 Some(count) => total.count = total.count.saturating_add(count),
                 None => total.uncounted += 1,
@@ -39,10 +39,15 @@ impl Macs {
         total
     }
 
-    /// Those of one node, bodies aside, where `left` tells other sizes of axes than the graph: those after an edit that
-    /// is not made yet. `None` where a shape is not known.
-    pub fn of_node(graph: &Graph, node: &Node, left: &dyn Fn(ValueId, usize) -> Option<u64>) -> Option<u64> {
-        Counter { graph, left, symbolic: false }.node(node)
+    /// Those of one node, bodies aside, where sizes that are not known are `unknown`, and `left` tells other sizes of
+    /// axes than the graph: those after an edit that is not made yet. `None` where a shape is not known.
+    pub fn of_node(
+        graph: &Graph,
+        node: &Node,
+        unknown: i64,
+        left: &dyn Fn(ValueId, usize) -> Option<u64>,
+    ) -> Option<u64> {
+        Counter { graph, unknown, left, symbolic: false }.node(node)
     }
 
     fn add(&mut self, other: Self) {
@@ -55,6 +60,8 @@ impl Macs {
 
 struct Counter<'a> {
     graph: &'a Graph,
+    /// What sizes that are not known count as.
+    unknown: i64,
     /// Other sizes than those of the graph.
     left: &'a dyn Fn(ValueId, usize) -> Option<u64>,
     symbolic: bool,
@@ -128,7 +135,7 @@ impl Counter<'_> {
         let mut sizes = Vec::with_capacity(shape.len());
         for (axis, dim) in shape.iter().enumerate() {
             self.symbolic |= !dim.is_fixed();
-            let own = || dim.evaluate(&|_| Some(1)).and_then(|size| u64::try_from(size).ok());
+            let own = || dim.evaluate(&|_| Some(self.unknown)).and_then(|size| u64::try_from(size).ok());
             sizes.push((self.left)(value, axis).or_else(own)?);
         }
         Some(sizes)

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use onnx_opt_ir::{ElementType, Model, Type, ValueId};
+use onnx_opt_ir::{ElementType, Graph, Model, Type, ValueId};
 
 use crate::gradient::{Writer, Written};
 
@@ -20,6 +20,12 @@ pub struct Total {
 pub trait Totals {
     /// Number of samples.
     fn samples(&self) -> usize;
+
+    /// The sizes of the inputs of a graph by name, which are the same in all samples.
+    ///
+    /// # Errors
+    /// In words, if they are not the same, or not known.
+    fn shapes(&self, graph: &Graph) -> Result<BTreeMap<String, Vec<usize>>, String>;
 
     /// The sums of all outputs of a model by name, over all samples, each run `rounds` times. The model has the inputs
     /// that the samples are for, and may have one more, a scalar named [`DRAW`], which counts the runs.

@@ -7,9 +7,9 @@ use std::thread;
 
 use bytes::Bytes;
 use onnx_opt_ir::engine::{EngineError, Executor, Named, Runner};
-use onnx_opt_ir::import;
+use onnx_opt_ir::{Graph, Model, export, import};
 use onnx_opt_passes::totals::DRAW;
-use onnx_opt_proto::read_bytes;
+use onnx_opt_proto::{ModelProto, read_bytes};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -236,6 +236,50 @@ impl<'a> Feeds<'a> {
         }
         Ok(())
     }
+}
+
+/// Sizes by the name of the input.
+type Shapes = BTreeMap<String, Vec<usize>>;
+
+/// The sizes that the inputs of a graph have in all samples; of random ones, those that are drawn first.
+///
+/// # Errors
+/// In words, if samples cannot be read, or one has other sizes than another.
+pub(super) fn shapes(source: &Source, graph: &Graph) -> Result<Shapes, String> {
+    let of = |feed: &Named| -> Shapes {
+        feed.iter().map(|(name, tensor)| (name.clone(), tensor.shape().to_vec())).collect()
+    };
+    let samples = match source {
+        Source::Samples { samples, .. } => samples,
+        Source::Random { .. } => {
+            let rest = ModelProto::default();
+            let messages = export(&Model { graph: graph.clone(), rest, notes: Vec::new() });
+            let specs = input_specs(messages.graph.as_ref().unwrap_or(&Default::default()))?;
+            let plan = plans(&specs).into_iter().next().ok_or("there are no sizes to draw")?;
+            return random(&specs, &plan, source, 0)
+                .map(|feed| of(&feed))
+                .map_err(|trouble| trouble.to_string());
+        }
+    };
+    let inputs = data::inputs(graph);
+    let mut known: Option<Shapes> = None;
+    for sample in samples {
+        for feed in sample.feeds(&inputs).map_err(|error| error.to_string())? {
+            let own = of(&feed.map_err(|error| error.to_string())?);
+            let other = known
+                .get_or_insert_with(|| own.clone())
+                .iter()
+                .find(|(name, sizes)| own.get(*name) != Some(sizes));
+            if let Some((name, sizes)) = other {
+                let words = format!(
+                    "`{name}` is of {sizes:?} in one sample and of other sizes in {}",
+                    sample.path.display()
+                );
+                return Err(format!("{words}; the gradients are written for one size alone"));
+            }
+        }
+    }
+    known.ok_or_else(|| "there are no samples".to_owned())
 }
 
 fn random(specs: &[InputSpec], plan: &Plan, source: &Source, index: usize) -> Result<Named, Trouble> {

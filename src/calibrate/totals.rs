@@ -8,7 +8,7 @@ use onnx_opt_ir::{ElementType, Graph, Model, Tensor};
 use onnx_opt_passes::totals::{DRAW, Total, Totals};
 use serde::{Deserialize, Serialize};
 
-use super::samples::{Set, Source, Subject, Trouble, run};
+use super::samples::{Set, Source, Subject, Trouble, run, shapes};
 use super::{CalibrateError, CalibrateOptions, engines, handed_over, source};
 use crate::child::{self, Limits, Task, Tell};
 use crate::engine::Engine;
@@ -76,6 +76,10 @@ impl<'a> Measure<'a> {
 impl Totals for Measure<'_> {
     fn samples(&self) -> usize {
         self.samples
+    }
+
+    fn shapes(&self, graph: &Graph) -> Result<BTreeMap<String, Vec<usize>>, String> {
+        shapes(&self.source, graph)
     }
 
     fn totals(&self, model: &Model, rounds: usize) -> Result<BTreeMap<String, Total>, String> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use onnx_opt_ir::graph::Slot;
-use onnx_opt_ir::{ElementType, Graph, NodeId, ValueId};
+use onnx_opt_ir::{Dim, ElementType, Graph, NodeId, ValueId};
 use serde::Serialize;
 
 use super::lanes::{Axis, Lanes, Place, place};
@@ -12,7 +12,8 @@ use crate::macs::Macs;
 /// What a run costs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Cost {
-    /// Multiply-accumulates; sizes that are not known count as one.
+    /// Multiply-accumulates; sizes that are not known count as one, or as the least power of two with which no size of
+    /// the graph vanishes, as it would behind convolutions that are not padded.
     pub macs: u64,
     /// Elements of the weights.
     pub parameters: u64,
@@ -62,8 +63,28 @@ pub fn energy(element: ElementType, macs: u64, weight_bytes: u64, activation_byt
 pub struct Left<'a> {
     graph: &'a Graph,
     lanes: &'a Lanes,
+    /// What sizes that are not known count as.
+    unknown: i64,
     /// Numbers of lanes by the first lane of the axis.
     sizes: BTreeMap<u32, u64>,
+}
+
+/// Sizes of images and sequences are hardly larger.
+const LARGEST: u32 = 14;
+
+/// The least power of two with which no size of a graph vanishes, or 1.
+fn unknown_size(graph: &Graph) -> i64 {
+    let open: BTreeSet<&Dim> = graph
+        .values()
+        .filter_map(|(id, _)| graph.shape(id))
+        .flatten()
+        .filter(|size| !size.is_fixed())
+        .collect();
+    let proper = |unknown: &i64| {
+        let mut sizes = open.iter().filter_map(|size| size.evaluate(&|_| Some(*unknown)));
+        sizes.all(|size| size > 0)
+    };
+    (0..=LARGEST).map(|power| 1 << power).find(proper).unwrap_or(1)
 }
 
 impl<'a> Left<'a> {
@@ -80,7 +101,7 @@ impl<'a> Left<'a> {
                 }
             }
         }
-        Self { graph, lanes, sizes }
+        Self { graph, lanes, unknown: unknown_size(graph), sizes }
     }
 
     /// The size of an axis of a tensor, if it has lost something.
@@ -111,7 +132,7 @@ impl<'a> Left<'a> {
     fn volume(&self, value: ValueId) -> u64 {
         let Some(shape) = self.graph.shape(value) else { return 0 };
         let sizes = shape.iter().enumerate().map(|(axis, size)| {
-            let own = || size.evaluate(&|_| Some(1)).and_then(|size| u64::try_from(size).ok());
+            let own = || size.evaluate(&|_| Some(self.unknown)).and_then(|size| u64::try_from(size).ok());
             self.of_value(value, axis).or_else(own).unwrap_or(1)
         });
         sizes.fold(1, u64::saturating_mul)
@@ -120,7 +141,7 @@ impl<'a> Left<'a> {
     /// Multiply-accumulates of a node; none where its shapes are not known.
     pub fn macs(&self, node: NodeId) -> u64 {
         let Some(node) = self.graph.get_node(node) else { return 0 };
-        Macs::of_node(self.graph, node, &|value, axis| self.of_value(value, axis)).unwrap_or(0)
+        Macs::of_node(self.graph, node, self.unknown, &|value, axis| self.of_value(value, axis)).unwrap_or(0)
     }
 
     /// All of it.

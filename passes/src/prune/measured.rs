@@ -3,15 +3,14 @@
 //! Gradients are of random projections of the outputs. With v of independent entries ±1, E (v·Δy)² = ‖Δy‖², so that no
 //! labels are needed, and the samples of a batch, each with projections of its own, do not disturb each other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use onnx_opt_ir::{ElementType, Graph, Model, ValueId};
+use onnx_opt_ir::{Dim, ElementType, Graph, Model, Type, ValueId};
 
 use super::group::{Group, Groups, Member, is_weight};
 use super::importance::{Importance, Norm, ScoreError, Scores};
-use super::linear::Cholesky;
-use super::product::Product;
 use super::remove::scales;
+use super::takers::Takers;
 use crate::dead_code::DeadCode;
 use crate::gradient::{LOWEST_OPSET, Size, Writer, Written, backward};
 use crate::opset::raise;
@@ -33,8 +32,8 @@ pub enum Criterion {
     /// E|a| of the channels that go, where weights take them.
     Activation,
     /// ½ tr(W_G·([H⁻¹]_GG)⁻¹·W_Gᵀ) of the columns G of a unit, over the weights that take it, with H = E xxᵀ of what they
-    /// take: the error that is left when all other columns make up for those that go, as a share of what the weight
-    /// gives. Hassibi and Stork, "Second order derivatives for network pruning: optimal brain surgeon", 1993.
+    /// take of the units that are left: the error when all other columns make up for those that go, as a share of what the
+    /// weight gives. Hassibi and Stork, "Second order derivatives for network pruning: optimal brain surgeon", 1993.
     Reconstruction,
 }
 
@@ -62,6 +61,8 @@ pub struct Measured<'a> {
     pub base: &'a Model,
     /// Sums over samples.
     pub totals: &'a dyn Totals,
+    /// Whether what takes a unit will be fitted to do without it: then only what the others cannot make up for counts.
+    pub recovers: bool,
 }
 
 impl Importance for Measured<'_> {
@@ -78,20 +79,24 @@ impl Importance for Measured<'_> {
             return Ok(Vec::new());
         }
         if self.criterion == Criterion::Reconstruction {
-            return self.reconstruction(graph, groups);
+            let takers = Takers::of(graph, groups, self.base, self.totals)?;
+            let plain = Norm::L2.scores(graph, groups)?;
+            let score = |(group, plain)| takers.errors(group).unwrap_or(plain);
+            return Ok(groups.groups.iter().zip(plain).map(score).collect());
         }
-        let mut model = prepared(graph, self.base)?;
-        let outputs = match self.criterion {
-            Criterion::Activation => activations(&mut model.graph, groups),
-            _ => self.gradients(&mut model.graph, groups)?,
-        }?;
+        let (mut model, outputs) = self.written(graph, groups)?;
         let rounds = if self.criterion == Criterion::Activation { 1 } else { ROUNDS };
         let totals = sums(&mut model, outputs, self.totals, rounds)?;
         let scores = |(number, group): (usize, &Group)| match totals.get(&number.to_string()) {
             Some(total) if total.values.len() == group.len() => total.values.clone(),
             _ => vec![0.0; group.len()],
         };
-        Ok(groups.groups.iter().enumerate().map(scores).collect())
+        let scores: Scores = groups.groups.iter().enumerate().map(scores).collect();
+        if !self.recovers {
+            return Ok(scores);
+        }
+        let takers = Takers::of(graph, groups, self.base, self.totals)?;
+        Ok(groups.groups.iter().zip(scores).map(|(group, own)| takers.left(group, own)).collect())
     }
 }
 
@@ -103,6 +108,23 @@ pub(crate) fn prepared(graph: &Graph, base: &Model) -> Result<Model, ScoreError>
         raise(&mut model, LOWEST_OPSET).map_err(|error| ScoreError::Writing(error.to_string()))?;
     }
     Ok(model)
+}
+
+/// Gives the inputs of a graph the sizes that they have in the samples. Tells whether any was not known.
+fn fix_sizes(graph: &mut Graph, totals: &dyn Totals) -> Result<bool, ScoreError> {
+    let open = |graph: &Graph, value: ValueId| graph.fixed_shape(value).is_none();
+    if !graph.inputs().iter().any(|input| open(graph, input.value)) {
+        return Ok(false);
+    }
+    let shapes = totals.shapes(graph).map_err(ScoreError::Running)?;
+    for index in 0..graph.inputs().len() {
+        let value = graph.inputs()[index].value;
+        let Some(sizes) = shapes.get(&graph.display_name(value)) else { continue };
+        let Some(element) = graph.element(value).filter(|_| open(graph, value)) else { continue };
+        let sizes = sizes.iter().map(|&size| Dim::fixed(size as i64));
+        graph.set_input_type(index, Type::tensor(element, sizes))?;
+    }
+    Ok(true)
 }
 
 /// The sums of these values over all samples, by name.
@@ -126,6 +148,26 @@ pub(crate) fn sums(
 type Outputs = Vec<(String, ValueId)>;
 
 impl Measured<'_> {
+    /// A model in which what is measured is written, and the outputs that tell it.
+    fn written(&self, graph: &Graph, groups: &Groups) -> Result<(Model, Outputs), ScoreError> {
+        let mut model = prepared(graph, self.base)?;
+        if self.criterion == Criterion::Activation {
+            let outputs = activations(&mut model.graph, groups)?;
+            return Ok((model, outputs));
+        }
+        let refused = match self.gradients(&mut model.graph, groups) {
+            Ok(outputs) => return Ok((model, outputs?)),
+            Err(refused) => refused,
+        };
+        // Gradients of some layers, recurrent ones among them, are written for one size alone.
+        let mut model = prepared(graph, self.base)?;
+        if !fix_sizes(&mut model.graph, self.totals)? {
+            return Err(refused);
+        }
+        let outputs = self.gradients(&mut model.graph, groups)??;
+        Ok((model, outputs))
+    }
+
     /// A vector of scores for each group, by gradients.
     fn gradients(&self, graph: &mut Graph, groups: &Groups) -> Result<Written<Outputs>, ScoreError> {
         let mut weights: Vec<ValueId> = Vec::new();
@@ -210,117 +252,6 @@ impl Measured<'_> {
             outputs.push((number.to_string(), score));
         }
         Ok(outputs)
-    }
-
-    /// For each group the error that is left when what takes it makes up for what goes.
-    fn reconstruction(&self, graph: &Graph, groups: &Groups) -> Result<Scores, ScoreError> {
-        let mut model = prepared(graph, self.base)?;
-        let members = groups.groups.iter().flat_map(|group| &group.weights);
-        let cut: BTreeSet<(ValueId, usize)> = members.map(|member| (member.value, member.axis)).collect();
-        let products: BTreeMap<ValueId, Product> = graph
-            .nodes()
-            .filter_map(|(id, _)| Product::of(&model.graph, id, self.totals.samples()))
-            .filter(|product| {
-                product.operand_axis().is_some_and(|axis| cut.contains(&(product.weight, axis)))
-            })
-            .map(|product| (product.weight, product))
-            .collect();
-        let taken = |member: &&Member| {
-            products.get(&member.value).is_some_and(|product| product.operand_axis() == Some(member.axis))
-        };
-        let mut outputs = Vec::new();
-        let mut w = Writer::new(&mut model.graph);
-        for (number, product) in products.values().enumerate() {
-            let rows = product.operand(&mut w, product.x, true)?;
-            outputs.push((number.to_string(), product.moments(&mut w, rows, rows)?));
-        }
-        let totals = sums(&mut model, outputs, self.totals, 1)?;
-        let mut by_weight: BTreeMap<ValueId, Columns> = BTreeMap::new();
-        for (number, (weight, product)) in products.iter().enumerate() {
-            let columns =
-                totals.get(&number.to_string()).and_then(|total| Columns::of(graph, product, total));
-            by_weight.extend(columns.map(|columns| (*weight, columns)));
-        }
-        let fallback = Norm::L2.scores(graph, groups)?;
-        let score = |(group, plain): (&Group, Vec<f64>)| {
-            let mut scores = vec![0.0; group.len()];
-            let mut any = false;
-            for member in group.weights.iter().filter(taken) {
-                let Some(columns) = by_weight.get(&member.value) else { continue };
-                any = true;
-                for (unit, score) in scores.iter_mut().enumerate() {
-                    *score += columns.error_without(member.of_unit(unit));
-                }
-            }
-            if any { scores } else { plain }
-        };
-        Ok(groups.groups.iter().zip(fallback).map(score).collect())
-    }
-}
-
-/// What takes a unit: its columns, and how well the others stand in for them.
-struct Columns {
-    /// W in rows, without the column of the bias.
-    weight: Vec<f64>,
-    inverse: Vec<f64>,
-    /// Columns, with that of the bias.
-    width: usize,
-    /// Columns of one channel.
-    taps: usize,
-    /// tr(W·C·Wᵀ) with the covariance C of what it takes.
-    energy: f64,
-}
-
-impl Columns {
-    fn of(graph: &Graph, product: &Product, total: &Total) -> Option<Self> {
-        let width = product.columns() + 1;
-        if product.groups != 1 || total.values.len() != width * width {
-            return None;
-        }
-        let moments = &total.values;
-        let count = moments[width * width - 1].max(1.0);
-        let mean = (0..width - 1).map(|i| moments[i * width + i]).sum::<f64>() / (width - 1) as f64;
-        let mut damped = moments.clone();
-        for i in 0..width {
-            damped[i * width + i] += if i < width - 1 { 0.01 * mean } else { 1e-9 * count };
-        }
-        let inverse = Cholesky::of(damped, width)?.inverse();
-        let weight = product.matrix(graph.constant(product.weight)?)?;
-        let mut energy = 0.0;
-        for row in weight.chunks(width - 1) {
-            for (i, a) in row.iter().enumerate() {
-                let means = moments[i * width + width - 1] / count;
-                for (j, b) in row.iter().enumerate() {
-                    let mean = moments[j * width + width - 1];
-                    energy += a * b * (moments[i * width + j] - means * mean);
-                }
-            }
-        }
-        Some(Self { weight, inverse, width, taps: product.taps(), energy })
-    }
-
-    /// Of the columns of these channels.
-    fn error_without(&self, channels: &[u32]) -> f64 {
-        let indices: Vec<usize> = channels
-            .iter()
-            .flat_map(|&channel| (0..self.taps).map(move |tap| channel as usize * self.taps + tap))
-            .filter(|&index| index < self.width - 1)
-            .collect();
-        let size = indices.len();
-        let block: Vec<f64> = indices
-            .iter()
-            .flat_map(|&i| indices.iter().map(move |&j| (i, j)))
-            .map(|(i, j)| self.inverse[i * self.width + j])
-            .collect();
-        let Some(block) = Cholesky::of(block, size) else { return 0.0 };
-        let mut error = 0.0;
-        for row in self.weight.chunks(self.width - 1) {
-            let part: Vec<f64> = indices.iter().map(|&index| row[index]).collect();
-            let mut solved = part.clone();
-            block.solve(&mut solved);
-            error += part.iter().zip(&solved).map(|(a, b)| a * b).sum::<f64>();
-        }
-        0.5 * error / self.energy.max(f64::MIN_POSITIVE)
     }
 }
 

@@ -17,13 +17,15 @@ pub mod order;
 pub mod plan;
 pub(crate) mod product;
 pub mod recover;
+mod recurrent;
 pub mod remove;
+mod takers;
 
 pub use couple::couple;
 pub use dead::DeadChannels;
 pub use group::{Group, Groups};
 pub use importance::{Importance, Norm, Normalization, ScoreError};
 pub use measured::{Criterion, Measured};
-pub use order::{Limits, Ranking};
+pub use order::{Limits, Multiple, Ranking};
 pub use plan::{Options, Outcome, PruneError, Target, prune};
 pub use recover::{Given, Recovered, recover};

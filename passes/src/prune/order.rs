@@ -4,6 +4,7 @@ use onnx_opt_ir::Graph;
 
 use super::group::Groups;
 use super::importance::{Normalization, Scores};
+use super::plan::Target;
 
 /// Among which units the least important are looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -17,18 +18,49 @@ pub enum Ranking {
     Isomorphic,
 }
 
+/// What numbers of channels may be left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Multiple {
+    /// Multiples of so many, where they were.
+    Of(usize),
+    /// What kernels work on at once: multiples of 8 where there were 64 or more, of 4 where there were 16 or more. With
+    /// half of the multiply-accumulates gone, a MobileNetV2 takes 0.58 of the time in onnxruntime in multiples of 4, 0.56
+    /// in those of 8, and 0.87 without; networks of fewer channels take 0.6, 0.5 and 1.4.
+    Kernels,
+}
+
+impl Multiple {
+    /// What is tried in turn until a target is met: whole blocks wherever a number that is to fall can be met so.
+    pub(super) fn tries(&self, target: Target) -> &[Self] {
+        match (self, target) {
+            (Self::Kernels, Target::Macs(_) | Target::Bytes(_)) => &[Self::Of(8), Self::Kernels, Self::Of(1)],
+            _ => std::slice::from_ref(self),
+        }
+    }
+
+    /// Of a group of so many channels.
+    fn of(self, channels: usize) -> usize {
+        match self {
+            Self::Of(multiple) => multiple.max(1),
+            Self::Kernels if channels >= 64 => 8,
+            Self::Kernels if channels >= 16 => 4,
+            Self::Kernels => 1,
+        }
+    }
+}
+
 /// What must be left of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Channels that are left are a multiple of this, where they were.
-    pub multiple: usize,
+    /// Channels that are left.
+    pub multiple: Multiple,
     /// Channels that are left, at least.
     pub floor: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { multiple: 1, floor: 1 }
+        Self { multiple: Multiple::Of(1), floor: 1 }
     }
 }
 
@@ -89,8 +121,8 @@ pub fn steps(
 }
 
 /// Whether so many units may be left: a multiple of channels, or of the units where a unit is such a multiple itself.
-fn fits(left: usize, all: usize, block: usize, multiple: usize) -> bool {
-    let multiple = multiple.max(1);
+fn fits(left: usize, all: usize, block: usize, multiple: Multiple) -> bool {
+    let multiple = multiple.of(all * block);
     // A group that is no multiple itself cannot get worse.
     (left * block).is_multiple_of(multiple) || all * block < multiple
 }
@@ -184,9 +216,15 @@ mod tests {
 
     #[test]
     fn what_is_left_is_within_the_limits() {
-        let steps = made(Ranking::Local, Limits { multiple: 4, floor: 1 });
+        let steps = made(Ranking::Local, Limits { multiple: Multiple::Of(4), floor: 1 });
         assert_eq!(units(&steps), [(1, vec![0, 1, 2, 3])]);
-        let steps = made(Ranking::Local, Limits { multiple: 1, floor: 3 });
+        let steps = made(Ranking::Local, Limits { multiple: Multiple::Of(1), floor: 3 });
         assert_eq!((steps.len(), steps.iter().filter(|step| step.group == 0).count()), (6, 1));
+    }
+
+    #[test]
+    fn kernels_work_on_more_channels_at_once_where_there_are_more() {
+        let left = |all: usize| (1..all).filter(|&left| fits(left, all, 1, Multiple::Kernels)).min();
+        assert_eq!([8, 15, 16, 60, 64, 200].map(left), [1, 1, 4, 4, 8, 8].map(Some));
     }
 }

@@ -33,6 +33,14 @@ impl Target {
         share
     }
 
+    /// What of the costs is to fall.
+    fn measure(self, cost: &Cost) -> u64 {
+        match self {
+            Self::Bytes(_) => cost.bytes,
+            Self::Units(_) | Self::Macs(_) => cost.macs,
+        }
+    }
+
     /// Another share of the same.
     #[must_use]
     pub fn of(self, share: f64) -> Self {
@@ -162,7 +170,8 @@ pub fn prune(model: &mut Model, options: &Options<'_>) -> Result<Outcome, PruneE
     let mut outcome = Outcome::default();
     let (mut result, mut masked) = (model.graph.clone(), model.graph.clone());
     prune_graph(&mut result, &mut masked, options, options.importance, &mut outcome)?;
-    if outcome.before.macs == 0 && matches!(options.target, Target::Macs(_)) {
+    let unmeasured = outcome.before.macs == 0 && matches!(options.target, Target::Macs(_));
+    if unmeasured && !outcome.groups.is_empty() {
         return Err(PruneError::Unmeasured);
     }
     if outcome.groups.iter().all(|group| group.before == group.after) {
@@ -243,11 +252,19 @@ fn chosen(
             true => importance.scores(graph, &left)?,
             false => importance.scores(&masked(graph, lanes, &gone)?, &left)?,
         };
-        let order =
-            steps(graph, &left, &before, &scores, options.normalization, options.ranking, options.limits);
         let share = options.target.share() * number as f64 / all as f64;
         let reached = Reached { graph, lanes, groups: &left, gone: &gone, before: &before };
-        let more = classes_of(&left, &order[..reached.by(&order, options.target.of(share), options.ranking)]);
+        let target = options.target.of(share);
+        let mut more = BTreeSet::new();
+        for &multiple in options.limits.multiple.tries(target) {
+            let limits = Limits { multiple, ..options.limits };
+            let (normalization, ranking) = (options.normalization, options.ranking);
+            let order = steps(graph, &left, &before, &scores, normalization, ranking, limits);
+            more = reached.by(&order, target, ranking);
+            if !reached.misses(&more, target) {
+                break;
+            }
+        }
         for group in &mut left.groups {
             *group = group.without(&more);
         }
@@ -307,14 +324,15 @@ struct Reached<'a> {
 }
 
 impl Reached<'_> {
-    /// How many steps reach a target.
-    fn by(&self, steps: &[Step], target: Target, ranking: Ranking) -> usize {
+    /// What goes to reach a target.
+    fn by(&self, steps: &[Step], target: Target, ranking: Ranking) -> BTreeSet<u32> {
         /// Shares are sums of fractions.
         const SLACK: f64 = 1e-9;
         let share = target.share();
-        let measure: fn(&Cost) -> u64 = match (target, ranking) {
+        let count = match (target, ranking) {
+            (Target::Macs(_) | Target::Bytes(_), _) => return self.nearest(steps, target),
             (Target::Units(_), Ranking::Local | Ranking::Isomorphic) => {
-                return steps.iter().take_while(|step| step.key <= share + SLACK).count();
+                steps.iter().take_while(|step| step.key <= share + SLACK).count()
             }
             (Target::Units(_), Ranking::Global) => {
                 let all: usize = self.before.iter().sum();
@@ -323,29 +341,56 @@ impl Reached<'_> {
                     gone += step.units.len();
                     gone as f64 <= share * all as f64 + SLACK
                 };
-                return steps.iter().take_while(within).count();
+                steps.iter().take_while(within).count()
             }
-            (Target::Macs(_), _) => |cost| cost.macs,
-            (Target::Bytes(_), _) => |cost| cost.bytes,
         };
-        let of = |gone: &BTreeSet<u32>| measure(&Left::of(self.graph, self.lanes, gone).cost()) as f64;
-        let after = |count: usize| {
-            let mut gone = classes_of(self.groups, &steps[..count]);
-            gone.extend(self.gone);
-            of(&gone)
-        };
-        let goal = of(&BTreeSet::new()) * (1.0 - share);
-        // Costs fall with every step: the first count that is past the goal, or the one before if that is nearer.
+        classes_of(self.groups, &steps[..count])
+    }
+
+    /// The steps up to the first that is past a goal, those up to the one before, or these and the next of another group:
+    /// what comes nearest.
+    fn nearest(&self, steps: &[Step], target: Target) -> BTreeSet<u32> {
+        let up_to = |count: usize| classes_of(self.groups, &steps[..count]);
+        let goal = self.goal(target);
+        // Costs fall with every step.
         let (mut low, mut high) = (0, steps.len());
         while low < high {
             let middle = (low + high) / 2;
-            if after(middle) <= goal { high = middle } else { low = middle + 1 }
+            if self.cost(target, &up_to(middle)) <= goal { high = middle } else { low = middle + 1 }
         }
-        let past = low.min(steps.len());
-        match past.checked_sub(1) {
-            Some(before) if (after(before) - goal).abs() < (after(past) - goal).abs() => before,
-            _ => past,
+        let before = up_to(low.saturating_sub(1));
+        let mut ways = vec![up_to(low), before.clone()];
+        let mut seen: BTreeSet<usize> =
+            steps[low.saturating_sub(1)..low].iter().map(|step| step.group).collect();
+        for (index, step) in steps.iter().enumerate().skip(low) {
+            if seen.insert(step.group) {
+                ways.push(&before | &classes_of(self.groups, &steps[index..=index]));
+            }
         }
+        let miss = |way: &BTreeSet<u32>| (self.cost(target, way) - goal).abs();
+        let misses: Vec<f64> = ways.iter().map(miss).collect();
+        let best = (0..ways.len()).min_by(|&a, &b| misses[a].total_cmp(&misses[b])).unwrap_or(0);
+        ways.swap_remove(best)
+    }
+
+    /// What is to fall, as it is when more classes are gone.
+    fn cost(&self, target: Target, more: &BTreeSet<u32>) -> f64 {
+        let gone = self.gone.union(more).copied().collect();
+        target.measure(&Left::of(self.graph, self.lanes, &gone).cost()) as f64
+    }
+
+    fn goal(&self, target: Target) -> f64 {
+        let whole = target.measure(&Left::of(self.graph, self.lanes, &BTreeSet::new()).cost());
+        whole as f64 * (1.0 - target.share())
+    }
+
+    /// Whether a target that is counted is far off when these classes are gone.
+    fn misses(&self, more: &BTreeSet<u32>, target: Target) -> bool {
+        /// As a share of all.
+        const NEAR: f64 = 0.025;
+        let whole = self.goal(target) / (1.0 - target.share());
+        !matches!(target, Target::Units(_))
+            && (self.cost(target, more) - self.goal(target)).abs() > NEAR * whole
     }
 }
 
@@ -417,6 +462,7 @@ mod tests {
     use onnx_opt_ir::NewNode;
 
     use super::*;
+    use crate::prune::Multiple;
     use crate::testing::Fixture;
 
     /// Three layers in a row, the middle ones of 32 and 48 units; weights have names.
@@ -448,6 +494,36 @@ mod tests {
                 assert!(outcome.masked.is_some() && outcome.after.joules < outcome.before.joules);
             }
         }
+    }
+
+    /// The smallest block, 4 of 48 units, is 6 % of them.
+    #[test]
+    fn targets_are_met_where_kernels_would_have_more() {
+        for (share, whole_blocks) in [(0.5, true), (0.03, false)] {
+            let limits = Limits { multiple: Multiple::Kernels, floor: 1 };
+            let options = Options { limits, ..Options::new(Target::Macs(share)) };
+            let outcome = prune(&mut model(), &options).unwrap();
+            let left = outcome.after.macs as f64 / outcome.before.macs as f64;
+            assert!((left - (1.0 - share)).abs() < 0.03, "{share}: {left}");
+            let blocks = outcome.groups.iter().all(|group| group.after.is_multiple_of(4));
+            assert_eq!(blocks, whole_blocks, "{:?}", outcome.groups);
+        }
+    }
+
+    #[test]
+    fn planes_of_unknown_sizes_do_not_vanish() {
+        let mut f = Fixture::new(17);
+        let mut h = f.symbolic_input("x", &["batch", "3", "height", "width"]);
+        for shape in [[16, 3, 5, 5], [16, 16, 5, 5], [4, 16, 3, 3]] {
+            let w = f.weights(&shape);
+            h = f.op("Conv", &[h, w]);
+        }
+        let mut model = f.with_output(h).into_model();
+        let outcome = prune(&mut model, &Options::new(Target::Macs(0.5))).unwrap();
+        // 16 is the least power of two that leaves something behind all three.
+        assert_eq!(outcome.before.macs, 16 * (144 * 16 * 75 + 64 * 16 * 400 + 36 * 4 * 144));
+        let left = outcome.after.macs as f64 / outcome.before.macs as f64;
+        assert!((left - 0.5).abs() < 0.03, "{left}");
     }
 
     #[test]

@@ -39,7 +39,7 @@ enum Kind {
 }
 
 /// Wider products are left alone: their moments take too much.
-const WIDEST: usize = 2304;
+pub(super) const WIDEST: usize = 2304;
 
 /// Rows of operands for each column, at least: more of them tell little more. Where samples have more, places of planes are
 /// left out.
@@ -126,11 +126,6 @@ impl Product {
         self.shape[self.result_axis()] / self.groups.max(1)
     }
 
-    /// The axis of results in the result.
-    pub fn channel_axis(&self, rank: usize) -> usize {
-        if self.kind == Kind::Convolution { 1 } else { rank - 1 }
-    }
-
     /// The weight in rows, one for each result of each group.
     pub fn matrix(&self, weight: &Tensor) -> Option<Vec<f64>> {
         let turned = match self.kind {
@@ -158,11 +153,7 @@ impl Product {
             _ => x,
         };
         let rows = self.rows(w, patches, self.columns())?;
-        if !ones {
-            return Ok(rows);
-        }
-        let (pads, one) = (w.integers(&[0, 0, 0, 0, 0, 1]), w.number(rows, 1.0)?);
-        w.op("Pad", &[rows, pads, one])
+        if ones { with_ones(w, rows) } else { Ok(rows) }
     }
 
     /// The result in rows, [groups, rows, results].
@@ -222,6 +213,12 @@ impl Product {
         let turned = w.transpose(split, &[1, 0, 3, 2])?;
         w.reshape(turned, &[groups, -1, channels])
     }
+}
+
+/// Rows [groups, rows, columns] with a last column of ones, for the bias.
+pub(super) fn with_ones(w: &mut Writer<'_>, rows: ValueId) -> Written {
+    let (pads, one) = (w.integers(&[0, 0, 0, 0, 0, 1]), w.number(rows, 1.0)?);
+    w.op("Pad", &[rows, pads, one])
 }
 
 /// The constant vector of a size that is added to a value, with the node, its place there, and the sum.

@@ -3,7 +3,7 @@
 //! Both graphs run side by side on the same samples. From the first layer to the last, each takes what the layers before
 //! it, recovered already, make of a sample, and is fitted to what it gave in the whole graph: products by least squares
 //! (He, Zhang and Sun, "Channel pruning for accelerating very deep neural networks", 2017, with the bias as one more
-//! column), others by the mean and variance of each channel. Where a result is only added to another value, the sum is
+//! column), among them those of recurrent layers, others by the mean and variance of each channel. Where a result is only added to another value, the sum is
 //! what it is fitted to, so that it makes up for what is wrong with the other.
 //!
 //! Only moments are kept of the samples: XᵀX and XᵀT, whatever their number.
@@ -20,6 +20,7 @@ use super::linear::Cholesky;
 use super::measured::{prepared, sums};
 use super::plan::Kept;
 use super::product::Product;
+use super::recurrent::Recurrent;
 use crate::gradient::{Writer, Written};
 use crate::totals::{Total, Totals};
 
@@ -60,7 +61,7 @@ pub fn recover(
 ) -> Result<Recovered, ScoreError> {
     let changed = changed(&model.graph, whole);
     let mut recovered = Recovered::default();
-    let mut levels = levels(&model.graph, &changed, totals.samples());
+    let mut levels = levels(&model.graph, whole, &changed, totals.samples());
     if given == Given::Original {
         levels = vec![levels.into_iter().flatten().filter(|fit| matches!(fit, Fit::Product(_))).collect()];
     }
@@ -72,6 +73,7 @@ pub fn recover(
             let Some(found) = found else { continue };
             match fit {
                 Fit::Product(product) if refit(&mut model.graph, product, &found)? => recovered.products += 1,
+                Fit::Recurrent(part) if part.refit(&mut model.graph, &found)? => recovered.products += 1,
                 Fit::Channels(channels) if recalibrate(&mut model.graph, channels, &found)? => {
                     recovered.channels += 1;
                 }
@@ -86,27 +88,25 @@ pub fn recover(
 /// A layer, by how it is fitted.
 enum Fit {
     Product(Product),
+    Recurrent(Recurrent),
     Channels(Channels),
 }
 
 impl Fit {
-    fn of(graph: &Graph, id: NodeId, samples: usize) -> Option<Self> {
-        Product::of(graph, id, samples)
+    /// Those of a node.
+    fn all(graph: &Graph, id: NodeId, samples: usize) -> Vec<Self> {
+        let one = Product::of(graph, id, samples)
             .map(Self::Product)
-            .or_else(|| Channels::of(graph, id).map(Self::Channels))
+            .or_else(|| Channels::of(graph, id).map(Self::Channels));
+        one.into_iter().chain(Recurrent::parts(graph, id).into_iter().map(Self::Recurrent)).collect()
     }
 
-    fn y(&self) -> ValueId {
+    /// The value that has a counterpart in the whole graph: what it gives, or what a recurrent layer weighs.
+    fn value(&self) -> ValueId {
         match self {
             Self::Product(product) => product.y,
+            Self::Recurrent(part) => part.value,
             Self::Channels(channels) => channels.y,
-        }
-    }
-
-    fn channel_axis(&self, rank: usize) -> usize {
-        match self {
-            Self::Product(product) => product.channel_axis(rank),
-            Self::Channels(_) => 1,
         }
     }
 }
@@ -157,7 +157,7 @@ fn changed(graph: &Graph, whole: &Graph) -> BTreeSet<ValueId> {
 }
 
 /// The layers that take something changed, in levels: each only takes from levels before.
-fn levels(graph: &Graph, changed: &BTreeSet<ValueId>, samples: usize) -> Vec<Vec<Fit>> {
+fn levels(graph: &Graph, whole: &Graph, changed: &BTreeSet<ValueId>, samples: usize) -> Vec<Vec<Fit>> {
     let mut depth: BTreeMap<ValueId, usize> = BTreeMap::new();
     let mut levels: Vec<Vec<Fit>> = Vec::new();
     let mut fitted = BTreeSet::new();
@@ -168,12 +168,17 @@ fn levels(graph: &Graph, changed: &BTreeSet<ValueId>, samples: usize) -> Vec<Vec
         let after_product =
             node.is("BatchNormalization") && node.input(0).is_some_and(|x| fitted.contains(&x));
         let takes_news = node.input(0).is_some_and(|x| changed.contains(&x));
-        if let Some(fit) = Fit::of(graph, id, samples).filter(|_| takes_news && !after_product) {
+        let mut fits = Fit::all(graph, id, samples);
+        fits.retain(|fit| match fit {
+            Fit::Recurrent(part) if part.is_state => part.has_lost(graph, whole),
+            _ => takes_news && !after_product,
+        });
+        if !fits.is_empty() {
             if levels.len() <= level {
                 levels.resize_with(level + 1, Vec::new);
             }
-            fitted.insert(fit.y());
-            levels[level].push(fit);
+            fitted.extend(fits.iter().map(Fit::value));
+            levels[level].extend(fits);
             level += 1;
         }
         for &output in node.outputs().iter().flatten() {
@@ -193,16 +198,16 @@ fn moments(
     totals: &dyn Totals,
 ) -> Result<Vec<Option<Vec<Total>>>, ScoreError> {
     let mut work = prepared(&model.graph, model)?;
-    let ys: Vec<ValueId> = level.iter().map(Fit::y).collect();
+    let ys: Vec<ValueId> = level.iter().map(Fit::value).collect();
     let mut wanted: Vec<ValueId> = Vec::new();
     let mut places = Vec::new();
     for (fit, &y) in level.iter().zip(&ys) {
-        let sum =
-            summed(&work.graph, y).filter(|(_, other)| !ys.contains(other) && given == Given::Recovered);
+        let gives = !matches!(fit, Fit::Recurrent(_)) && given == Given::Recovered;
+        let sum = summed(&work.graph, y).filter(|(_, other)| !ys.contains(other) && gives);
         let target = sum.map_or(y, |(sum, _)| sum);
         let x = match fit {
             Fit::Product(product) => Some(product.x).filter(|_| given == Given::Original),
-            Fit::Channels(_) => None,
+            Fit::Recurrent(_) | Fit::Channels(_) => None,
         };
         places.push((target, sum.map(|(_, other)| other), x));
         wanted.extend(
@@ -215,7 +220,6 @@ fn moments(
     let mut w = Writer::new(&mut work.graph);
     let mut outputs = Vec::new();
     for (number, (fit, (target, other, x))) in level.iter().zip(&places).enumerate() {
-        let rank = w.rank(fit.y())?;
         let Some(mut t) = left(&mut w, whole, kept, &originals, *target)? else { continue };
         if let Some(other) = other {
             t = w.sub(t, *other)?;
@@ -232,10 +236,12 @@ fn moments(
                 let targets = product.result(&mut w, t)?;
                 vec![product.moments(&mut w, rows, rows)?, product.moments(&mut w, rows, targets)?]
             }
-            Fit::Channels(channels) => {
-                let axis = fit.channel_axis(rank);
-                statistics(&mut w, channels.y, t, axis)?
+            Fit::Recurrent(part) => {
+                let Some(&before) = originals.get(&part.value) else { continue };
+                let now = if part.is_state { t } else { part.value };
+                part.moments(&mut w, now, before, whole, kept)?
             }
+            Fit::Channels(channels) => statistics(&mut w, channels.y, t, 1)?,
         };
         outputs
             .extend(parts.into_iter().enumerate().map(|(part, value)| (format!("{number}.{part}"), value)));
@@ -330,7 +336,49 @@ fn statistics(w: &mut Writer<'_>, y: ValueId, t: ValueId, axis: usize) -> Writte
     Ok(parts)
 }
 
-/// W + (A + λI)⁻¹·(XᵀT − A·W), with A = XᵀX, for each group. Tells whether there was a solution.
+/// Adds (A + λI)⁻¹·(XᵀT − A·W) to the rows of a product, which end in the bias if there is one, with A = XᵀX. Tells
+/// whether there was a solution.
+pub(super) fn improve(
+    moments: &[f64],
+    targets: &[f64],
+    weights: &mut [f64],
+    mut bias: Option<&mut [f64]>,
+) -> bool {
+    let width = moments.len().isqrt();
+    let (columns, results) = (width - 1, targets.len() / width);
+    // Without a place for a bias the last column does not count.
+    let size = if bias.is_some() { width } else { columns };
+    let mean = (0..columns).map(|i| moments[i * width + i]).sum::<f64>() / columns as f64;
+    let count = moments[width * width - 1];
+    let mut damped = vec![0.0; size * size];
+    for i in 0..size {
+        damped[i * size..(i + 1) * size].copy_from_slice(&moments[i * width..i * width + size]);
+        damped[i * size + i] += if i < columns { DAMPING * mean + 1e-12 * count } else { 1e-6 * count };
+    }
+    let Some(factored) = Cholesky::of(damped, size) else { return false };
+    for (result, row) in weights.chunks_mut(columns).enumerate() {
+        let mut now = row.to_vec();
+        now.push(bias.as_deref().map_or(0.0, |bias| bias[result]));
+        let mut rest: Vec<f64> = (0..size)
+            .map(|i| {
+                let moments = &moments[i * width..(i + 1) * width];
+                let made: f64 = moments.iter().zip(&now).map(|(a, b)| a * b).sum();
+                targets[i * results + result] - made
+            })
+            .collect();
+        factored.solve(&mut rest);
+        if rest.iter().any(|value| !value.is_finite()) {
+            return false;
+        }
+        row.iter_mut().zip(&rest).for_each(|(weight, more)| *weight += more);
+        if let (Some(bias), Some(more)) = (bias.as_deref_mut(), rest.get(columns)) {
+            bias[result] += more;
+        }
+    }
+    true
+}
+
+/// The weights of a product that give most nearly what the whole one gave. Tells whether there are any.
 fn refit(graph: &mut Graph, product: &Product, found: &[Total]) -> Result<bool, ScoreError> {
     let [moments, targets] = found else { return Ok(false) };
     let Some(tensor) = graph.constant(product.weight).cloned() else { return Ok(false) };
@@ -343,41 +391,16 @@ fn refit(graph: &mut Graph, product: &Product, found: &[Total]) -> Result<bool, 
     let given = product.bias.and_then(|(bias, ..)| bias).and_then(|bias| graph.constant(bias)).cloned();
     let mut bias =
         given.as_ref().and_then(|bias| bias.to_f64()).unwrap_or_else(|| vec![0.0; groups * results]);
-    // Without a place for a bias the last column does not count.
-    let size = if product.bias.is_some() { width } else { columns };
     for group in 0..groups {
-        let all = &moments.values[group * width * width..][..width * width];
-        let right = &targets.values[group * width * results..][..width * results];
-        let mean = (0..columns).map(|i| all[i * width + i]).sum::<f64>() / columns as f64;
-        let count = all[width * width - 1];
-        let mut damped = vec![0.0; size * size];
-        for i in 0..size {
-            damped[i * size..(i + 1) * size].copy_from_slice(&all[i * width..i * width + size]);
-            damped[i * size + i] += if i < columns { DAMPING * mean + 1e-12 * count } else { 1e-6 * count };
-        }
-        let Some(factored) = Cholesky::of(damped, size) else { return Ok(false) };
-        for result in 0..results {
-            let row = group * results + result;
-            let weights = &mut matrix[row * columns..(row + 1) * columns];
-            let mut now = weights.to_vec();
-            now.push(bias[row]);
-            let mut rest: Vec<f64> = (0..size)
-                .map(|i| {
-                    let made: f64 =
-                        all[i * width..i * width + width].iter().zip(&now).map(|(a, b)| a * b).sum();
-                    right[i * results + result] - made
-                })
-                .collect();
-            factored.solve(&mut rest);
-            if rest.iter().any(|value| !value.is_finite()) {
-                return Ok(false);
-            }
-            for (weight, more) in weights.iter_mut().zip(&rest) {
-                *weight += more;
-            }
-            if let Some(more) = rest.get(columns) {
-                bias[row] += more;
-            }
+        let rows = group * results..(group + 1) * results;
+        let fits = improve(
+            &moments.values[group * width * width..][..width * width],
+            &targets.values[group * width * results..][..width * results],
+            &mut matrix[rows.start * columns..rows.end * columns],
+            product.bias.is_some().then_some(&mut bias[rows]),
+        );
+        if !fits {
+            return Ok(false);
         }
     }
     let Some(weight) = product.weight_of(&matrix, &tensor) else { return Ok(false) };

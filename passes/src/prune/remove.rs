@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use onnx_opt_ir::graph::GraphError;
+use onnx_opt_ir::graph::{Consumer, GraphError, Slot};
 use onnx_opt_ir::{Graph, NewNode, NodeId, Tensor, ValueId};
 use thiserror::Error;
 
 use super::couple::{Change, Kept, Operand};
 use super::lanes::{Axis, Lanes, Place};
+use crate::rules::facts::axis;
 
 /// Why slices could not be removed.
 #[derive(Debug, Error)]
@@ -224,9 +225,7 @@ pub fn masked(graph: &Graph, lanes: &Lanes, classes: &BTreeSet<u32>) -> Result<G
     for (place, axes) in lanes.places() {
         let Some(value) = super::group::value_of(graph, place) else { continue };
         let Some(tensor) = graph.constant(value) else { continue };
-        if !tensor.element().is_float() || scales(graph, place) {
-            continue;
-        }
+        let Some(zeros) = zeros(graph, value, tensor).filter(|_| !scales(graph, place)) else { continue };
         let mut bytes = tensor.raw().to_vec();
         let mut news = false;
         for (index, axis) in axes.iter().enumerate() {
@@ -239,7 +238,8 @@ pub fn masked(graph: &Graph, lanes: &Lanes, classes: &BTreeSet<u32>) -> Result<G
                 news = true;
                 let row = inner * axis.size();
                 for start in (0..bytes.len()).step_by(row.max(1)) {
-                    bytes[start + at * inner..start + (at + 1) * inner].fill(0);
+                    let slice = start + at * inner..start + (at + 1) * inner;
+                    bytes[slice.clone()].copy_from_slice(&zeros[slice]);
                 }
             }
         }
@@ -259,22 +259,55 @@ pub fn masked(graph: &Graph, lanes: &Lanes, classes: &BTreeSet<u32>) -> Result<G
     Ok(result)
 }
 
+/// The bytes of a constant that is zero all over, which codes are at their zero points. `None` for integers that are no
+/// codes.
+fn zeros(graph: &Graph, value: ValueId, tensor: &Tensor) -> Option<Vec<u8>> {
+    let mut zeros = vec![0; tensor.raw().len()];
+    if tensor.element().is_float() {
+        return Some(zeros);
+    }
+    let takes =
+        |consumer: Consumer| (consumer.slot == Slot::Input(0)).then(|| graph.get_node(consumer.node))?;
+    let node = graph.consumers(value).filter_map(takes).find(|node| node.is("DequantizeLinear"))?;
+    let Some(points) = node.input(2) else { return Some(zeros) };
+    let points = graph.constant(points)?;
+    let width = points.element().bits() / 8;
+    let axis = axis(node.int("axis").unwrap_or(1), tensor.shape().len()).unwrap_or(0);
+    let inner = tensor.shape().iter().skip(axis + 1).product::<usize>() * width;
+    let chunk = if points.len() == 1 { zeros.len() } else { inner };
+    for (channel, codes) in zeros.chunks_mut(chunk.max(1)).enumerate() {
+        let from = channel % points.len().max(1) * width;
+        let point = points.raw().get(from..from + width)?;
+        codes.chunks_mut(width.max(1)).for_each(|code| code.copy_from_slice(point));
+    }
+    Some(zeros)
+}
+
 /// Whether a constant divides: zeros in it would make what is no number.
 pub(super) fn scales(graph: &Graph, place: Place) -> bool {
-    let divides = |node: NodeId, slot: u32| {
-        graph.get_node(node).is_some_and(|node| match node.op_type() {
-            "BatchNormalization" => slot >= 3,
-            "Div" | "Pow" | "Mod" | "QuantizeLinear" | "DequantizeLinear" => slot > 0,
-            _ => false,
-        })
-    };
     match place {
-        Place::Operand(node, slot) => divides(node, slot),
-        Place::Value(value) => graph.consumers(value).any(|consumer| match consumer.slot {
-            onnx_opt_ir::graph::Slot::Input(slot) => divides(consumer.node, slot),
-            onnx_opt_ir::graph::Slot::Capture(_) => false,
-        }),
+        Place::Operand(node, slot) => divides(graph, node, slot),
+        Place::Value(value) => is_divisor(graph, value),
     }
+}
+
+fn divides(graph: &Graph, node: NodeId, slot: u32) -> bool {
+    let Some(node) = graph.get_node(node) else { return false };
+    match node.op_type() {
+        "BatchNormalization" => slot >= 3,
+        "Div" | "Pow" | "Mod" | "QuantizeLinear" | "DequantizeLinear" => slot > 0,
+        "Cast" | "Expand" | "Identity" | "Reshape" | "Squeeze" | "Transpose" | "Unsqueeze" => {
+            slot == 0 && node.output(0).is_some_and(|moved| is_divisor(graph, moved))
+        }
+        _ => false,
+    }
+}
+
+fn is_divisor(graph: &Graph, value: ValueId) -> bool {
+    graph.consumers(value).any(|consumer| match consumer.slot {
+        Slot::Input(slot) => divides(graph, consumer.node, slot),
+        Slot::Capture(_) => false,
+    })
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use onnx_opt::passes::prune::{self, Criterion, Limits, Norm, Ranking};
+use onnx_opt::passes::prune::{self, Criterion, Limits, Multiple, Norm, Ranking};
 use onnx_opt::pruning::{Goal, Pruning, Worth};
 use regex::Regex;
 
@@ -64,9 +64,9 @@ pub(super) struct Prune {
     /// Fit what is left to what there was, layer by layer, on samples
     #[arg(long, requires = "pruned", help_heading = "Pruning")]
     recover: bool,
-    /// Leave multiples of so many channels
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "pruned", help_heading = "Pruning")]
-    round_to: usize,
+    /// Leave multiples of so many channels; else of 8 or 4 where layers are wide and the target is met so
+    #[arg(long, value_name = "N", requires = "pruned", help_heading = "Pruning")]
+    round_to: Option<usize>,
     /// Leave at least so many channels of each layer
     #[arg(
         long = "prune-floor",
@@ -132,7 +132,10 @@ impl Prune {
                 RankingName::Topology => Ranking::Isomorphic,
                 RankingName::All => Ranking::Global,
             },
-            limits: Limits { multiple: self.round_to, floor: self.floor },
+            limits: Limits {
+                multiple: self.round_to.map_or(Multiple::Kernels, Multiple::Of),
+                floor: self.floor,
+            },
             excluded: self.excluded.clone(),
             exact: self.exact,
             ..Pruning::new(goal)

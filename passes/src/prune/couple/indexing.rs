@@ -153,6 +153,8 @@ fn gather(site: &mut Site<'_>) -> Result<(), Reason> {
                 let from = usize::try_from(from).map_err(|_| "an index is out of range")?;
                 site.join_or_bar(x[along].lane(from), y[along].lane(index), "one is taken out");
             }
+            let own = site.needed(1)?;
+            site.join_all(&own, &y[along..=along]);
         }
         _ => {
             site.bar(x[along], "they are taken by index");

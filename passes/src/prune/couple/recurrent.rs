@@ -24,7 +24,7 @@ fn follow(site: &mut Site<'_>) -> Result<(), Reason> {
     let (x, w, r) = (site.needed(0)?, site.needed(1)?, site.needed(2)?);
     let hidden = site.count("hidden_size")?;
     let (gates, peepholes) = gates(site.node);
-    if x.len() != 3 || w.len() != 3 || r.len() != 3 || w[1].size() != gates * hidden {
+    if x.len() != 3 || w.len() != 3 || r.len() != 3 || w[1].length() != gates * hidden {
         return Err("the weights do not fit".to_owned());
     }
     site.join(x[2], w[2]);
