@@ -4,7 +4,6 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use onnx_opt_ir::{Graph, GraphError, ImportError, Model, export, import};
@@ -468,7 +467,7 @@ impl StaticQuantization {
             true => moments(model, &self.data, &self.sampling(options), listener)?,
             false => LayerMoments::new(),
         };
-        Ok(WeightRounding { rounding: self.rounding, moments: Arc::new(moments) })
+        Ok(WeightRounding::new(self.rounding, moments))
     }
 
     /// What runs models on the samples.

@@ -349,9 +349,8 @@ impl Writer<'_> {
             channels,
             pair_limit: self.profile.pair_limit.filter(|_| !depthwise),
         };
-        let moments = self.rounding.moments.get(&place(self.graph, product)).map(Vec::as_slice);
-        let rounding = self.rounding.rounding;
-        let Some(made) = quantize_weights(&tensor, form, of, rounding, moments) else { return Ok(()) };
+        let name = place(self.graph, product);
+        let Some(made) = quantize_weights(&tensor, form, of, self.rounding, &name) else { return Ok(()) };
 
         let key = (weights, made.scales.iter().map(|scale| scale.to_bits()).collect());
         let new = match self.weights.get(&key) {

@@ -5,7 +5,7 @@ use onnx_opt_ir::{ElementType, Tensor};
 use super::Grid;
 use super::accuracy::bounded::Bounds;
 use super::accuracy::round::{fitting, prepare};
-use super::accuracy::{Moments, Rounding};
+use super::accuracy::{Rounding, WeightRounding};
 use super::grid::limits;
 
 /// Weights as integers, and the bias that goes with them.
@@ -40,13 +40,13 @@ pub(super) struct Form {
     pub pair_limit: Option<i64>,
 }
 
-/// The symmetric integers nearest to some weights, or those of another way to round. `None` where the shape does not fit.
+/// The symmetric integers nearest to the weights of a node, or those of another way to round. `None` where the shape does not fit.
 pub(super) fn quantize_weights(
     tensor: &Tensor,
     form: Form,
     bias: Option<BiasOf<'_>>,
-    rounding: Rounding,
-    moments: Option<&[Moments]>,
+    rounding: &WeightRounding,
+    node: &str,
 ) -> Option<Weights> {
     let values = tensor.to_f32()?;
     let Form { element, channels, pair_limit } = form;
@@ -87,20 +87,26 @@ pub(super) fn quantize_weights(
             steps.clamp(-highest, highest)
         })
         .collect();
-    if rounding != Rounding::Nearest {
-        let moments = fitting(moments, count, values.len() / count.max(1)).filter(|_| channels.is_some());
-        let prepared = prepare(rounding, moments);
-        let mut places = vec![Vec::new(); count];
-        (0..values.len()).for_each(|index| places[channel(index)].push(index));
-        for (index, places) in places.iter().enumerate() {
-            let own: Vec<f32> = places.iter().map(|&place| values[place]).collect();
-            let grid = Grid { element, scale: scales[index], zero: 0 };
-            let bounds = Bounds { highest, pair: pair_limit, least: least[index] };
-            let group = index * prepared.groups() / count;
-            let (scale, rounded) = prepared.round_within(group, &own, grid, bounds);
-            scales[index] = scale;
-            places.iter().zip(rounded).for_each(|(&place, integer)| integers[place] = integer);
-        }
+    if rounding.rounding != Rounding::Nearest {
+        let given = [scales.clone(), least.clone()];
+        (scales, integers) = rounding.once(node, tensor, given, || {
+            let moments = rounding.moments.get(node).map(Vec::as_slice);
+            let moments = fitting(moments, count, values.len() / count.max(1)).filter(|_| channels.is_some());
+            let prepared = prepare(rounding.rounding, moments);
+            let (mut scales, mut integers) = (scales, integers);
+            let mut places = vec![Vec::new(); count];
+            (0..values.len()).for_each(|index| places[channel(index)].push(index));
+            for (index, places) in places.iter().enumerate() {
+                let own: Vec<f32> = places.iter().map(|&place| values[place]).collect();
+                let grid = Grid { element, scale: scales[index], zero: 0 };
+                let bounds = Bounds { highest, pair: pair_limit, least: least[index] };
+                let group = index * prepared.groups() / count;
+                let (scale, rounded) = prepared.round_within(group, &own, grid, bounds);
+                scales[index] = scale;
+                places.iter().zip(rounded).for_each(|(&place, integer)| integers[place] = integer);
+            }
+            (scales, integers)
+        });
     }
     let bias = match bias {
         Some(bias) => {
@@ -157,6 +163,7 @@ const SMALLEST: f32 = 1e-24;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::accuracy::LayerMoments;
     use super::*;
 
     fn form(channels: Option<usize>) -> Form {
@@ -164,7 +171,7 @@ mod tests {
     }
 
     fn nearest(weights: &Tensor, form: Form, bias: Option<BiasOf<'_>>) -> Option<Weights> {
-        quantize_weights(weights, form, bias, Rounding::Nearest, None)
+        quantize_weights(weights, form, bias, &WeightRounding::default(), "")
     }
 
     #[test]
@@ -172,7 +179,10 @@ mod tests {
         let weights = Tensor::from_f32(&[2, 4], &[1.0, 0.01, 0.012, 0.011, 1.27, 0.1, 0.2, 0.3]).unwrap();
         let bias = || Some(BiasOf { values: &[2.1e7, 0.5], operand: 1.0 });
         let plain = nearest(&weights, form(Some(0)), bias()).unwrap();
-        let made = quantize_weights(&weights, form(Some(0)), bias(), Rounding::SeqMse, None).unwrap();
+        let way = WeightRounding::new(Rounding::SeqMse, LayerMoments::new());
+        let rounded = || quantize_weights(&weights, form(Some(0)), bias(), &way, "node").unwrap();
+        let made = rounded();
+        assert_eq!(made, rounded());
         assert_eq!(made.scales[0], plain.scales[0]);
         let (_, scales) = made.bias.unwrap();
         assert_eq!(scales, made.scales);

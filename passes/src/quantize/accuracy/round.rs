@@ -1,8 +1,10 @@
 //! Ways to round the weights of a channel to the integers of its grids.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ndarray::Array2;
+use onnx_opt_ir::Tensor;
 
 use super::super::Grid;
 use super::moments::{LayerMoments, Moments};
@@ -55,6 +57,43 @@ pub struct WeightRounding {
     pub rounding: Rounding,
     /// Moments of the operands, as far as they are known.
     pub moments: Arc<LayerMoments>,
+    /// What was rounded before: a model is quantized again and again where something is measured of it.
+    done: Arc<Mutex<BTreeMap<String, Done>>>,
+}
+
+/// The weights of a node, and what became of them.
+#[derive(Debug)]
+struct Done {
+    weights: Tensor,
+    /// Scales to begin with, and the smallest.
+    given: [Vec<f32>; 2],
+    rounded: (Vec<f32>, Vec<i64>),
+}
+
+impl WeightRounding {
+    /// By this way, with operands of these moments.
+    pub fn new(rounding: Rounding, moments: LayerMoments) -> Self {
+        Self { rounding, moments: Arc::new(moments), ..Self::default() }
+    }
+
+    /// Scales and integers of the weights of a node: those of before where the same was given, else what `round` makes.
+    pub(in crate::quantize) fn once(
+        &self,
+        node: &str,
+        weights: &Tensor,
+        given: [Vec<f32>; 2],
+        round: impl FnOnce() -> (Vec<f32>, Vec<i64>),
+    ) -> (Vec<f32>, Vec<i64>) {
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = done.get(node).filter(|known| known.given == given && known.weights == *weights)
+        {
+            return known.rounded.clone();
+        }
+        let rounded = round();
+        let known = Done { weights: weights.clone(), given, rounded: rounded.clone() };
+        done.insert(node.to_owned(), known);
+        rounded
+    }
 }
 
 /// A way to round, with what it needs to know of the operand, for each group of a convolution.
