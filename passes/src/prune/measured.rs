@@ -264,8 +264,10 @@ fn logits(graph: &Graph, output: ValueId) -> (ValueId, Option<i64>) {
     if let Some((x, node)) = softmax.and_then(|node| Some((node.input(0)?, node))) {
         return (x, node.int("axis"));
     }
-    let rank = graph.rank(output).unwrap_or(0);
-    (output, (rank > 1).then_some(if rank == 4 { 1 } else { -1 }))
+    let Some(shape) = graph.shape(output).filter(|shape| shape.len() > 1) else { return (output, None) };
+    let axis = if shape.len() == 4 { 1 } else { shape.len() - 1 };
+    // One number is no choice between classes.
+    (output, (shape[axis].as_fixed() != Some(1)).then_some(axis as i64))
 }
 
 /// e_c − softmax(y) with a class c that is drawn by the softmax: the largest of y + Gumbel noise.

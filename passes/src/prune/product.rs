@@ -68,10 +68,10 @@ impl Product {
             }
             "Gemm" if constant(node.input(2)) => {
                 let plain = node.float("alpha") == Some(1.0) && node.float("beta") == Some(1.0);
+                let results = shape[if node.int("transB") == Some(1) { 0 } else { 1 }];
                 let vector = |bias: ValueId| {
-                    graph.constant(bias).is_some_and(|bias| {
-                        bias.shape() == [shape[if node.int("transB") == Some(1) { 0 } else { 1 }]]
-                    })
+                    let bias = graph.constant(bias);
+                    bias.is_some_and(|bias| bias.len() == results && bias.shape().last() == Some(&results))
                 };
                 if !plain || node.int("transA") != Some(0) || !node.input(2).is_none_or(vector) {
                     return None;
