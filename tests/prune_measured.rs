@@ -180,6 +180,15 @@ fn paired(kind: &str) -> Model {
             let y = f.node(node.with("direction", "bidirectional"));
             f.with_output(y).into_model()
         }
+        // More columns than are fitted at once.
+        "wide" => {
+            let x = f.symbolic_input("x", &["batch", "5"]);
+            let (first, second) = (twins(&mut f, &[5, 2400], 1).0, f.weights(&[4800, 3]));
+            let h = f.op("MatMul", &[x, first]);
+            let h = f.op("Relu", &[h]);
+            let y = f.op("MatMul", &[h, second]);
+            f.with_output(y).into_model()
+        }
         "convolution" => {
             let x = f.symbolic_input("x", &["batch", "3", "7", "6"]);
             let (first, bias) = twins(&mut f, &[4, 3, 3, 3], 0);
@@ -248,17 +257,22 @@ fn twins(f: &mut Fixture, half: &[usize], axis: usize) -> (ValueId, ValueId) {
 
 #[test]
 fn what_is_left_makes_up_for_what_went() {
-    for kind in ["linear", "convolution", "residual", "LSTM", "GRU", "RNN", "stacked"] {
-        let recurs = !["linear", "convolution", "residual"].contains(&kind);
+    for kind in ["linear", "wide", "convolution", "residual", "LSTM", "GRU", "RNN", "stacked"] {
+        let in_turn = !["linear", "convolution", "residual"].contains(&kind);
+        let left = if kind == "wide" { 2400 } else { 4 };
         for engine in engines() {
             for given in [Given::Recovered, Given::Original] {
-                if recurs && given == Given::Original {
+                if in_turn && given == Given::Original {
                     continue;
                 }
                 let whole = paired(kind);
                 let mut model = whole.clone();
                 let outcome = prune(&mut model, &Options::new(Target::Units(0.5))).unwrap();
-                assert_eq!(outcome.groups.iter().map(|group| group.after).collect::<Vec<_>>(), [4], "{kind}");
+                assert_eq!(
+                    outcome.groups.iter().map(|group| group.after).collect::<Vec<_>>(),
+                    [left],
+                    "{kind}"
+                );
                 let distance = |model: &Model, tolerance: f64| {
                     let options = VerifyOptions {
                         tolerance: Some(tolerance),

@@ -1,5 +1,7 @@
 //! Nodes that weigh what they take, as matrix products: rows of operands, a matrix, a bias.
 
+use std::ops::Range;
+
 use onnx_opt_ir::graph::Slot;
 use onnx_opt_ir::{Graph, NewNode, NodeId, Tensor, ValueId};
 
@@ -24,6 +26,8 @@ pub(super) struct Product {
     /// Sizes of the weight.
     shape: Vec<usize>,
     kind: Kind,
+    /// The channels of a group that are looked at.
+    part: Range<usize>,
     /// Places of planes that are looked at in each sample.
     places: i64,
 }
@@ -38,7 +42,7 @@ enum Kind {
     Columns,
 }
 
-/// Wider products are left alone: their moments take too much.
+/// Wider products are looked at in parts: their moments would take too much.
 pub(super) const WIDEST: usize = 2304;
 
 /// Rows of operands for each column, at least: more of them tell little more. Where samples have more, places of planes are
@@ -49,8 +53,33 @@ const ROWS: usize = 16;
 const PLACES: usize = 16;
 
 impl Product {
-    /// A node as a product that is looked at on so many samples; `None` for what is none, or is no plain one.
+    /// A node as a product that is looked at on so many samples; `None` for what is none, is no plain one, or too wide.
     pub fn of(graph: &Graph, id: NodeId, samples: usize) -> Option<Self> {
+        Self::plain(graph, id, samples).filter(|product| product.columns() <= WIDEST)
+    }
+
+    /// The same, in parts of some of its columns where it is too wide.
+    pub fn parts(graph: &Graph, id: NodeId, samples: usize) -> Vec<Self> {
+        let Some(whole) = Self::plain(graph, id, samples) else { return Vec::new() };
+        let channels = whole.part.len();
+        let length = channels.div_ceil(whole.columns().div_ceil(WIDEST));
+        if length < channels && whole.groups > 1 || length * whole.taps() > 2 * WIDEST {
+            return Vec::new();
+        }
+        let starts = (0..channels).step_by(length.max(1));
+        starts
+            .map(|start| Self { part: start..(start + length).min(channels), ..whole.clone() })
+            .map(|part| part.looked_at(samples))
+            .collect()
+    }
+
+    /// With as many places as it takes on so many samples.
+    fn looked_at(mut self, samples: usize) -> Self {
+        self.places = (ROWS * (self.columns() + 1) / samples.max(1)).max(PLACES) as i64;
+        self
+    }
+
+    fn plain(graph: &Graph, id: NodeId, samples: usize) -> Option<Self> {
         let node = graph.get_node(id)?;
         let (x, weight) = (node.input(0)?, node.input(1)?);
         let tensor =
@@ -84,10 +113,20 @@ impl Product {
             },
             _ => return None,
         };
-        let mut product = Self { node: id, x, weight, bias, y, groups, shape, kind, places: 0 };
-        product.places = (ROWS * (product.columns() + 1) / samples.max(1)).max(PLACES) as i64;
+        let part = 0..shape[usize::from(kind != Kind::Columns)];
+        let product = Self { node: id, x, weight, bias, y, groups, shape, kind, part, places: 0 };
         let proper = groups > 0 && product.results() * groups == product.shape[product.result_axis()];
-        (proper && product.columns() <= WIDEST).then_some(product)
+        proper.then(|| product.looked_at(samples))
+    }
+
+    /// Whether others of its columns are looked at apart.
+    pub fn is_part(&self) -> bool {
+        self.part.len() < self.shape[usize::from(self.kind != Kind::Columns)]
+    }
+
+    /// Whether it begins with the first column.
+    pub fn is_first(&self) -> bool {
+        self.part.start == 0
     }
 
     /// The axis of the weight that counts results.
@@ -112,13 +151,14 @@ impl Product {
         }
     }
 
-    /// Columns of the matrix of one group.
+    /// Columns of the matrix of one group that are looked at.
     pub fn columns(&self) -> usize {
-        match self.kind {
-            Kind::Convolution => self.shape[1..].iter().product(),
-            Kind::Rows => self.shape[1],
-            Kind::Columns => self.shape[0],
-        }
+        self.part.len() * self.taps()
+    }
+
+    /// Where they are in each row.
+    fn place(&self) -> Range<usize> {
+        self.part.start * self.taps()..self.part.end * self.taps()
     }
 
     /// Results of one group.
@@ -126,28 +166,42 @@ impl Product {
         self.shape[self.result_axis()] / self.groups.max(1)
     }
 
-    /// The weight in rows, one for each result of each group.
+    /// The columns of the weight that are looked at, in rows, one for each result of each group.
     pub fn matrix(&self, weight: &Tensor) -> Option<Vec<f64>> {
-        let turned = match self.kind {
-            Kind::Columns => weight.transposed(&[1, 0])?,
-            _ => weight.clone(),
-        };
-        turned.to_f64()
+        let all = self.rows_of(weight)?;
+        let width = all.len() / self.shape[self.result_axis()].max(1);
+        Some(all.chunks(width.max(1)).flat_map(|row| &row[self.place()]).copied().collect())
     }
 
-    /// The weight that has these rows.
-    pub fn weight_of(&self, matrix: &[f64], like: &Tensor) -> Option<Tensor> {
+    fn rows_of(&self, weight: &Tensor) -> Option<Vec<f64>> {
+        match self.kind {
+            Kind::Columns => weight.transposed(&[1, 0])?.to_f64(),
+            _ => weight.to_f64(),
+        }
+    }
+
+    /// A weight with these rows in place of its own.
+    pub fn weight_of(&self, matrix: &[f64], weight: &Tensor) -> Option<Tensor> {
+        let mut all = self.rows_of(weight)?;
+        let width = all.len() / self.shape[self.result_axis()].max(1);
+        for (row, own) in all.chunks_mut(width.max(1)).zip(matrix.chunks(self.columns().max(1))) {
+            row[self.place()].copy_from_slice(own);
+        }
         match self.kind {
             Kind::Columns => {
-                Tensor::from_f64(like.element(), &[self.shape[1], self.shape[0]], matrix)?.transposed(&[1, 0])
+                Tensor::from_f64(weight.element(), &[self.shape[1], self.shape[0]], &all)?.transposed(&[1, 0])
             }
-            _ => Tensor::from_f64(like.element(), &self.shape, matrix),
+            _ => Tensor::from_f64(weight.element(), &self.shape, &all),
         }
     }
 
     /// What stands in for an operand: its patches in rows, [groups, rows, columns], and with `ones` a last column for the
     /// bias.
     pub fn operand(&self, w: &mut Writer<'_>, x: ValueId, ones: bool) -> Written {
+        let x = match self.is_part() {
+            true => self.slice(w, x)?,
+            false => x,
+        };
         let patches = match self.kind {
             Kind::Convolution => self.patches(w, x)?,
             _ => x,
@@ -167,6 +221,13 @@ impl Product {
         w.op("MatMul", &[turned, b])
     }
 
+    /// The channels that are looked at.
+    fn slice(&self, w: &mut Writer<'_>, x: ValueId) -> Written {
+        let axis = if self.kind == Kind::Convolution { 1 } else { w.rank(x)? as i64 - 1 };
+        let bounds = [self.part.start as i64, self.part.end as i64, axis].map(|bound| w.integers(&[bound]));
+        w.op("Slice", &[x, bounds[0], bounds[1], bounds[2]])
+    }
+
     /// Each patch in the channels: a convolution by the unit matrix, channel by channel.
     fn patches(&self, w: &mut Writer<'_>, x: ValueId) -> Written {
         let node = w.graph.node(self.node).clone();
@@ -176,7 +237,7 @@ impl Product {
         if taps == 1 && !moves("strides") && !padded {
             return Ok(x);
         }
-        let channels = self.shape[1] * self.groups;
+        let channels = self.part.len() * self.groups;
         let kernel: Vec<usize> = [&[channels * taps, 1], &self.shape[2..]].concat();
         let unit: Vec<f64> = (0..channels * taps * taps)
             .map(|place| f64::from(u8::from(place / taps % taps == place % taps)))

@@ -63,7 +63,8 @@ pub fn recover(
     let mut recovered = Recovered::default();
     let mut levels = levels(&model.graph, whole, &changed, totals.samples());
     if given == Given::Original {
-        levels = vec![levels.into_iter().flatten().filter(|fit| matches!(fit, Fit::Product(_))).collect()];
+        let whole = |fit: &Fit| matches!(fit, Fit::Product(product) if !product.is_part());
+        levels = vec![levels.into_iter().flatten().filter(whole).collect()];
     }
     let whole = prepared(whole, model)?.graph;
     for level in levels.iter().filter(|level| !level.is_empty()) {
@@ -72,7 +73,9 @@ pub fn recover(
         for (fit, found) in level.iter().zip(found) {
             let Some(found) = found else { continue };
             match fit {
-                Fit::Product(product) if refit(&mut model.graph, product, &found)? => recovered.products += 1,
+                Fit::Product(product) if refit(&mut model.graph, product, &found)? => {
+                    recovered.products += usize::from(product.is_first());
+                }
                 Fit::Recurrent(part) if part.refit(&mut model.graph, &found)? => recovered.products += 1,
                 Fit::Channels(channels) if recalibrate(&mut model.graph, channels, &found)? => {
                     recovered.channels += 1;
@@ -95,10 +98,13 @@ enum Fit {
 impl Fit {
     /// Those of a node.
     fn all(graph: &Graph, id: NodeId, samples: usize) -> Vec<Self> {
-        let one = Product::of(graph, id, samples)
-            .map(Self::Product)
-            .or_else(|| Channels::of(graph, id).map(Self::Channels));
-        one.into_iter().chain(Recurrent::parts(graph, id).into_iter().map(Self::Recurrent)).collect()
+        let products = Product::parts(graph, id, samples).into_iter().map(Self::Product);
+        let mut all: Vec<Self> =
+            products.chain(Recurrent::parts(graph, id).into_iter().map(Self::Recurrent)).collect();
+        if all.is_empty() {
+            all.extend(Channels::of(graph, id).map(Self::Channels));
+        }
+        all
     }
 
     /// The value that has a counterpart in the whole graph: what it gives, or what a recurrent layer weighs.
@@ -173,13 +179,16 @@ fn levels(graph: &Graph, whole: &Graph, changed: &BTreeSet<ValueId>, samples: us
             Fit::Recurrent(part) if part.is_state => part.has_lost(graph, whole),
             _ => takes_news && !after_product,
         });
-        if !fits.is_empty() {
-            if levels.len() <= level {
-                levels.resize_with(level + 1, Vec::new);
+        let first = level;
+        for (turn, fit) in fits.into_iter().enumerate() {
+            // Each part of a product makes up for what those before have left.
+            let at = if matches!(fit, Fit::Product(_)) { first + turn } else { first };
+            if levels.len() <= at {
+                levels.resize_with(at + 1, Vec::new);
             }
-            fitted.extend(fits.iter().map(Fit::value));
-            levels[level].extend(fits);
-            level += 1;
+            fitted.insert(fit.value());
+            levels[at].push(fit);
+            level = level.max(at + 1);
         }
         for &output in node.outputs().iter().flatten() {
             depth.insert(output, level);
@@ -233,6 +242,9 @@ fn moments(
                     _ => product.x,
                 };
                 let rows = product.operand(&mut w, x, true)?;
+                if product.is_part() {
+                    t = w.sub(t, product.y)?;
+                }
                 let targets = product.result(&mut w, t)?;
                 vec![product.moments(&mut w, rows, rows)?, product.moments(&mut w, rows, targets)?]
             }
@@ -382,15 +394,19 @@ pub(super) fn improve(
 fn refit(graph: &mut Graph, product: &Product, found: &[Total]) -> Result<bool, ScoreError> {
     let [moments, targets] = found else { return Ok(false) };
     let Some(tensor) = graph.constant(product.weight).cloned() else { return Ok(false) };
-    let Some(mut matrix) = product.matrix(&tensor) else { return Ok(false) };
+    let Some(whole) = product.matrix(&tensor) else { return Ok(false) };
     let (columns, results, groups) = (product.columns(), product.results(), product.groups);
     let width = columns + 1;
     if moments.values.len() != groups * width * width || targets.values.len() != groups * width * results {
         return Ok(false);
     }
     let given = product.bias.and_then(|(bias, ..)| bias).and_then(|bias| graph.constant(bias)).cloned();
-    let mut bias =
-        given.as_ref().and_then(|bias| bias.to_f64()).unwrap_or_else(|| vec![0.0; groups * results]);
+    let bias = given.as_ref().and_then(|bias| bias.to_f64()).unwrap_or_else(|| vec![0.0; groups * results]);
+    // What is fitted to an error comes on top.
+    let (mut matrix, mut bias, more) = match product.is_part() {
+        true => (vec![0.0; whole.len()], vec![0.0; bias.len()], Some((whole, bias))),
+        false => (whole, bias, None),
+    };
     for group in 0..groups {
         let rows = group * results..(group + 1) * results;
         let fits = improve(
@@ -402,6 +418,10 @@ fn refit(graph: &mut Graph, product: &Product, found: &[Total]) -> Result<bool, 
         if !fits {
             return Ok(false);
         }
+    }
+    if let Some((whole, before)) = more {
+        matrix.iter_mut().zip(whole).for_each(|(more, weight)| *more += weight);
+        bias.iter_mut().zip(before).for_each(|(more, before)| *more += before);
     }
     let Some(weight) = product.weight_of(&matrix, &tensor) else { return Ok(false) };
     graph.set_constant(product.weight, weight)?;
