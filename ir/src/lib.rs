@@ -4,6 +4,7 @@ pub mod attributes;
 pub mod check;
 pub mod dim;
 pub mod engine;
+pub mod equation;
 pub mod export;
 mod functions;
 pub mod graph;

@@ -1,11 +1,8 @@
 //! Products of matrices.
 
-use std::collections::BTreeMap;
-
-use smallvec::SmallVec;
-
 use super::{Fact, Facts, Inference, InferenceError, Rule};
 use crate::dim::Dim;
+use crate::equation::Equation;
 use crate::types::{ElementType, Shape};
 
 type Answer = Result<Facts, InferenceError>;
@@ -64,44 +61,13 @@ fn gemm(cx: &Inference<'_>) -> Answer {
     cx.one(Fact::tensor(element, [rows, columns]))
 }
 
-/// One term of an equation: a label for each axis, and where `...` stands among them.
-struct Term {
-    labels: SmallVec<[char; 8]>,
-    ellipsis: Option<usize>,
-}
-
-impl Term {
-    fn parse(text: &str) -> Option<Self> {
-        let mut term = Self { labels: SmallVec::new(), ellipsis: None };
-        let mut rest = text;
-        while let Some(label) = rest.chars().next() {
-            if let Some(after) = rest.strip_prefix("...") {
-                if term.ellipsis.replace(term.labels.len()).is_some() {
-                    return None;
-                }
-                rest = after;
-            } else if label.is_ascii_alphabetic() {
-                term.labels.push(label);
-                rest = &rest[1..];
-            } else {
-                return None;
-            }
-        }
-        Some(term)
-    }
-}
-
-/// Without `->` the result has the axes of `...`, then the labels that occur once in alphabetic order.
+/// The axes of the result have the sizes that their labels have in the operands.
 fn einsum(cx: &Inference<'_>) -> Answer {
     let element = (0..cx.input_count()).find_map(|index| cx.element(index));
     let unranked = || cx.one(Fact::ranked(element, None));
-    let equation = cx.node().string("equation").unwrap_or_default().replace(' ', "");
-    let (left, right) = match equation.split_once("->") {
-        Some((left, right)) => (left, Some(right)),
-        None => (&*equation, None),
-    };
-    let Some(terms) = left.split(',').map(Term::parse).collect::<Option<Vec<_>>>() else {
-        return Err(cx.error(format!("equation `{equation}` cannot be read")));
+    let text = cx.node().string("equation").unwrap_or_default();
+    let Some(Equation { terms, result }) = Equation::parse(text) else {
+        return Err(cx.error(format!("equation `{text}` cannot be read")));
     };
     if terms.len() != cx.input_count() {
         return Err(cx.error(format!("{} terms and {} operands", terms.len(), cx.input_count())));
@@ -142,22 +108,6 @@ fn einsum(cx: &Inference<'_>) -> Answer {
         }
     }
 
-    let result = match right {
-        Some(right) => match Term::parse(right) {
-            Some(term) => term,
-            None => return Err(cx.error(format!("equation `{equation}` cannot be read"))),
-        },
-        None => {
-            let mut counts = BTreeMap::new();
-            terms
-                .iter()
-                .flat_map(|term| &term.labels)
-                .for_each(|&label| *counts.entry(label).or_insert(0u64) += 1);
-            let labels =
-                counts.into_iter().filter(|&(_, count)| count == 1).map(|(label, _)| label).collect();
-            Term { labels, ellipsis: terms.iter().any(|term| term.ellipsis.is_some()).then_some(0) }
-        }
-    };
     let size = |label: char| {
         sizes.iter().find(|(known, _)| *known == label).map_or_else(|| cx.fresh(), |(_, size)| size.clone())
     };

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use onnx_opt_ir::ValueId;
+use onnx_opt_ir::equation::{Equation, Term};
 
 use super::Rule;
 use super::step::{Gradients, Step};
@@ -10,59 +11,13 @@ use super::writer::Written;
 
 pub(super) const RULES: &[(&str, Rule)] = &[("Einsum", einsum)];
 
-/// The subscripts of an operand or of the result: letters, and whether there is an ellipsis, and before which letter.
-#[derive(Clone, Debug, PartialEq)]
-struct Term {
-    letters: Vec<char>,
-    ellipsis: Option<usize>,
-}
-
-impl Term {
-    fn parse(text: &str) -> Option<Self> {
-        let place = text.find("...");
-        let letters: Vec<char> = text.replacen("...", "", 1).chars().collect();
-        letters.iter().all(char::is_ascii_alphabetic).then_some(Self { letters, ellipsis: place })
-    }
-
-    fn text(&self) -> String {
-        let mut letters: Vec<String> = self.letters.iter().map(char::to_string).collect();
-        if let Some(place) = self.ellipsis {
-            letters.insert(place, "...".to_owned());
-        }
-        letters.concat()
-    }
-}
-
-fn parse(equation: &str) -> Option<(Vec<Term>, Term)> {
-    let equation: String = equation.chars().filter(|letter| !letter.is_whitespace()).collect();
-    let (left, right) = match equation.split_once("->") {
-        Some((left, right)) => (left.to_owned(), Some(right.to_owned())),
-        None => (equation, None),
-    };
-    let terms: Vec<Term> = left.split(',').map(Term::parse).collect::<Option<_>>()?;
-    let result = match right {
-        Some(right) => Term::parse(&right)?,
-        // Without a right side: the letters that occur once, in alphabetical order.
-        None => {
-            let all: Vec<char> = terms.iter().flat_map(|term| term.letters.iter().copied()).collect();
-            let once: BTreeSet<char> = all
-                .iter()
-                .copied()
-                .filter(|letter| all.iter().filter(|other| *other == letter).count() == 1)
-                .collect();
-            let ellipsis = terms.iter().any(|term| term.ellipsis.is_some()).then_some(0);
-            Term { letters: once.into_iter().collect(), ellipsis }
-        }
-    };
-    Some((terms, result))
-}
-
 /// Of an operand: g and the other operands, with the subscripts of the operand as those of the result. An axis that
 /// only this operand has was summed: g is repeated along it.
 fn einsum(s: &mut Step<'_, '_>) -> Gradients {
     let g = s.gradient()?;
     let equation = s.string("equation");
-    let (terms, result) = parse(&equation).ok_or_else(|| format!("equation `{equation}`"))?;
+    let Equation { terms, result } =
+        Equation::parse(&equation).ok_or_else(|| format!("equation `{equation}`"))?;
     let operands: Vec<ValueId> = s.node.inputs().iter().flatten().copied().collect();
     if operands.len() != terms.len() {
         return Err("its equation is not of as many operands".into());
@@ -86,44 +41,40 @@ fn of_operand(
     index: usize,
 ) -> Written {
     let (term, operand) = (&terms[index], operands[index]);
-    let distinct: BTreeSet<char> = term.letters.iter().copied().collect();
-    if distinct.len() < term.letters.len() {
+    if term.repeats() {
         return Err("a diagonal is taken".into());
     }
     if term.ellipsis.is_some() && result.ellipsis.is_none() {
         return Err("axes of an ellipsis are summed".into());
     }
     let others: Vec<usize> = (0..terms.len()).filter(|&other| other != index).collect();
-    let known: BTreeSet<char> = others
-        .iter()
-        .flat_map(|&other| terms[other].letters.iter())
-        .chain(&result.letters)
-        .copied()
-        .collect();
+    let known: BTreeSet<char> =
+        others.iter().flat_map(|&other| terms[other].labels.iter()).chain(&result.labels).copied().collect();
     // Where the operand has no ellipsis, its axes come first, and are summed afterwards.
     let ellipsis = result.ellipsis.map(|_| term.ellipsis.unwrap_or(0));
-    let letters: Vec<char> = term.letters.iter().copied().filter(|letter| known.contains(letter)).collect();
-    let before = |place: usize| term.letters[..place].iter().filter(|letter| known.contains(letter)).count();
-    let target = Term { letters, ellipsis: ellipsis.map(before) };
-    let left: Vec<String> =
-        std::iter::once(result.text()).chain(others.iter().map(|&other| terms[other].text())).collect();
+    let labels: Vec<char> = term.labels.iter().copied().filter(|label| known.contains(label)).collect();
+    let before = |place: usize| term.labels[..place].iter().filter(|label| known.contains(label)).count();
+    let target = Term { labels, ellipsis: ellipsis.map(before) };
+    let left: Vec<String> = std::iter::once(result.to_string())
+        .chain(others.iter().map(|&other| terms[other].to_string()))
+        .collect();
     let mut inputs = vec![g];
     inputs.extend(others.iter().map(|&other| operands[other]));
-    let equation = format!("{}->{}", left.join(","), target.text());
+    let equation = format!("{}->{}", left.join(","), target);
     let mut found = match others.is_empty() && target == *result {
         true => g,
         false => s.op_with("Einsum", &inputs, "equation", equation.as_str())?,
     };
-    if target.letters.len() < term.letters.len() {
+    if target.labels.len() < term.labels.len() {
         if term.ellipsis.is_some() {
             return Err("an axis beside an ellipsis is summed".into());
         }
         let missing: Vec<i64> = term
-            .letters
+            .labels
             .iter()
             .enumerate()
-            .filter(|(_, letter)| !known.contains(letter))
-            .map(|(axis, _)| axis as i64 - term.letters.len() as i64)
+            .filter(|(_, label)| !known.contains(label))
+            .map(|(axis, _)| axis as i64 - term.labels.len() as i64)
             .collect();
         found = s.unsqueeze(found, &missing)?;
         if ellipsis.is_none() {

@@ -11,6 +11,7 @@ pub mod clip;
 pub mod concat;
 pub mod constant_chain;
 pub mod convolution;
+pub mod einsum;
 pub mod factor;
 pub(crate) mod facts;
 pub mod gather;
@@ -78,6 +79,7 @@ pub fn all() -> Vec<Box<dyn Rule>> {
     rules.extend(convolution::rules());
     rules.extend(parts::rules());
     rules.extend(rows::rules());
+    rules.extend(einsum::rules());
     rules.extend(parallel::rules());
     rules.extend(gemm::rules());
     rules.extend(batch_normalization::rules());
@@ -120,6 +122,7 @@ pub fn examples() -> Vec<Example> {
     examples.extend(convolution::examples());
     examples.extend(parts::examples());
     examples.extend(rows::examples());
+    examples.extend(einsum::examples());
     examples.extend(parallel::examples());
     examples.extend(gemm::examples());
     examples.extend(batch_normalization::examples());

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use onnx_opt_ir::Node;
+use onnx_opt_ir::equation::{Equation, Term};
 
 use super::super::lanes::Axis;
 use super::{Reason, Rule, Site};
@@ -65,25 +66,24 @@ fn gemm(site: &mut Site<'_>) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Axes of the same letter are one.
+/// Axes of the same label are one.
 fn einsum(site: &mut Site<'_>) -> Result<(), Reason> {
-    let equation: String =
-        site.node.string("equation").unwrap_or_default().chars().filter(|letter| *letter != ' ').collect();
-    let (operands, result) = equation.split_once("->").ok_or("its result is not written")?;
+    let text = site.node.string("equation").unwrap_or_default();
+    let Equation { terms, result } = Equation::parse(text).ok_or("its equation cannot be read")?;
     let mut axes: BTreeMap<char, Axis> = BTreeMap::new();
-    let mut tensors: Vec<(&str, Vec<Axis>)> = Vec::new();
-    for (index, letters) in operands.split(',').enumerate() {
-        tensors.push((letters, site.needed(index)?));
+    let mut tensors: Vec<(Term, Vec<Axis>)> = Vec::new();
+    for (index, term) in terms.into_iter().enumerate() {
+        tensors.push((term, site.needed(index)?));
     }
     tensors.push((result, site.output()?));
-    for (letters, tensor) in tensors {
-        if letters.chars().count() != tensor.len() || letters.contains('.') {
-            return Err("its letters are not those of the axes".to_owned());
+    for (term, tensor) in tensors {
+        if term.ellipsis.is_some() || term.labels.len() != tensor.len() {
+            return Err("its labels are not those of the axes".to_owned());
         }
-        for (letter, axis) in letters.chars().zip(tensor) {
-            match axes.get(&letter) {
+        for (label, axis) in term.labels.into_iter().zip(tensor) {
+            match axes.get(&label) {
                 Some(&other) => site.join(other, axis),
-                None => drop(axes.insert(letter, axis)),
+                None => drop(axes.insert(label, axis)),
             }
         }
     }
