@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use memmap2::Mmap;
+use memmap2::MmapOptions;
 use prost::Message;
 
 use crate::{ModelProto, ReadError, ReadErrorKind, foreign, wire};
@@ -55,11 +55,20 @@ pub fn read_bytes(bytes: Bytes) -> Result<Document, ReadError> {
     Ok(decode(bytes)?)
 }
 
+/// Files of at most so many bytes are mapped page by page in one go: nearly all of a model is read, and a fault for every
+/// few pages takes longer.
+const AT_ONCE: u64 = 64 << 20;
+
 /// The bytes of an open file: mapped, or read if it cannot be mapped (a pipe, say).
 pub(crate) fn contents(mut file: File) -> io::Result<Bytes> {
-    if file.metadata()?.is_file() {
+    let metadata = file.metadata()?;
+    if metadata.is_file() {
+        let mut options = MmapOptions::new();
+        if metadata.len() <= AT_ONCE {
+            options.populate();
+        }
         // SAFETY: the map is only read. That nobody cuts the file short is asked of the user, see the module text.
-        if let Ok(map) = unsafe { Mmap::map(&file) } {
+        if let Ok(map) = unsafe { options.map(&file) } {
             return Ok(Bytes::from_owner(map));
         }
     }

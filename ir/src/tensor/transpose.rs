@@ -95,12 +95,19 @@ fn by_blocks<const WIDTH: usize>(raw: &[u8], axes: &[Axis]) -> Option<Vec<u8>> {
     let (result, _) = out.as_chunks_mut::<WIDTH>();
     each_index(&outer, &mut |from, to| {
         for top in (0..column.size).step_by(BLOCK) {
+            let height = BLOCK.min(column.size - top);
             for left in (0..row.size).step_by(BLOCK) {
-                for y in top..column.size.min(top + BLOCK) {
-                    let line = to + y * column.to;
-                    for x in left..row.size.min(left + BLOCK) {
-                        result[line + x] = operand[from + y + x * row.from];
-                    }
+                let width = BLOCK.min(row.size - left);
+                // Lines that are far apart may displace each other from a cache: each of them is touched once.
+                let mut square = [[[0; WIDTH]; BLOCK]; BLOCK];
+                for (x, line) in square[..width].iter_mut().enumerate() {
+                    let start = from + top + (left + x) * row.from;
+                    line[..height].copy_from_slice(&operand[start..start + height]);
+                }
+                for y in 0..height {
+                    let start = to + (top + y) * column.to + left;
+                    let line = &mut result[start..start + width];
+                    line.iter_mut().zip(&square).for_each(|(element, column)| *element = column[y]);
                 }
             }
         }

@@ -6,7 +6,7 @@
 use onnx_opt_ir::{Attributes, Graph, Node, ValueId};
 
 use super::facts::element;
-use super::weights::{Affine, Channels, bias_values, numbers, own_weight, rounded, scaled};
+use super::weights::{Affine, Channels, bias_values, dot, numbers, own_weight, repeated, rounded, scaled};
 use crate::rewrite::{Miss, Operand, Patch, Rewrite, Site, ensure, found};
 
 rules! {
@@ -104,20 +104,15 @@ impl<'a> Convolution<'a> {
         })
     }
 
-    /// The channels along the first and the second axis of the weight, kernel by kernel: along the second, those of a
-    /// group lie together.
-    fn kernels(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let (first, second, per_group) = (self.shape[0], self.shape[1], self.shape[0] / self.group);
-        (0..first).flat_map(move |row| {
-            let group = row.checked_div(per_group).unwrap_or(0);
-            (0..second).map(move |column| (row, group * second + column))
-        })
-    }
-
-    /// The channels of operand and result, kernel by kernel.
-    fn channels(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let transposed = self.transposed;
-        self.kernels().map(move |(first, second)| if transposed { (first, second) } else { (second, first) })
+    /// Numbers of the channels along the second axis of the weight, for every index of the first one: those of a group lie
+    /// together.
+    fn along_second(&self, channels: &[f64]) -> Vec<f64> {
+        if self.group == 1 {
+            return channels.to_vec();
+        }
+        let (second, rows) = (self.shape[1], self.shape[0] / self.group);
+        let group = |group: usize| channels[group * second..(group + 1) * second].iter().copied();
+        (0..self.group * rows).flat_map(|row| group(row / rows)).collect()
     }
 
     /// Its weight, multiplied along the channels of the results, or else of the operand, where factors are not all one.
@@ -127,9 +122,9 @@ impl<'a> Convolution<'a> {
         }
         let weight = own_weight(self.graph, self.weight)?;
         let scaled = if outputs == self.transposed {
-            scaled(weight, self.places, self.kernels().map(|(_, second)| affine.scale[second]))
+            scaled(weight, self.places, &self.along_second(&affine.scale))
         } else {
-            scaled(weight, self.shape[1] * self.places, affine.scale.iter().copied())
+            scaled(weight, self.shape[1] * self.places, &affine.scale)
         };
         Ok(patch.constant(scaled?))
     }
@@ -191,11 +186,11 @@ fn take_in_before(site: &Site<'_>, x: ValueId, y: ValueId) -> Rewrite {
         ensure(convolution.is_unpadded(), "the padding is not shifted")?;
         let tensor = graph.constant(convolution.weight).ok_or("the weight is not constant")?;
         let mut values = bias_values(graph, convolution.bias, convolution.outputs)?;
-        let weights = numbers(tensor)?;
-        for (kernel, (input, output)) in weights.chunks(convolution.places.max(1)).zip(convolution.channels())
-        {
-            values[output] += kernel.iter().sum::<f64>() * affine.shift[input];
-        }
+        let shifts = repeated(&convolution.along_second(&affine.shift), convolution.places);
+        let row = convolution.shape[1] * convolution.places;
+        let rows = numbers(tensor)?;
+        let rows = rows.chunks(row.max(1)).zip(shifts.chunks(row.max(1)).cycle());
+        values.iter_mut().zip(rows).for_each(|(value, (row, shifts))| *value += dot(row, shifts));
         convolution.new_bias(&mut patch, values)?
     } else {
         convolution.bias.into()

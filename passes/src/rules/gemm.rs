@@ -186,7 +186,7 @@ impl<'a> Linear<'a> {
         }
         let tensor = own_weight(self.graph, self.weight)?;
         let run = self.shape[axis + 1..].iter().product();
-        Ok(patch.constant(scaled(tensor, run, affine.scale.iter().copied().cycle())?))
+        Ok(patch.constant(scaled(tensor, run, &affine.scale)?))
     }
 
     /// The product of another operand and weight. With a bias in place of the old one it is a Gemm.

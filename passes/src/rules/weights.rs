@@ -217,16 +217,12 @@ pub(super) fn rounded(
     Tensor::from_raw(element, shape, raw.into()).map_err(|error| error.to_string().into())
 }
 
-/// A tensor of which each run of `run` elements (row-major) is multiplied by one factor.
+/// A tensor of which each run of `run` elements (row-major) is multiplied by one factor; behind the last factor the first
+/// one follows again.
 ///
 /// # Errors
-/// If there is no factor for each run, a product leaves the range of the element type, or so many vanish at its lower end
-/// that digits are lost.
-pub(super) fn scaled(
-    tensor: &Tensor,
-    run: usize,
-    factors: impl Iterator<Item = f64>,
-) -> Result<Tensor, Miss> {
+/// If a product leaves the range of the element type, or so many vanish at its lower end that digits are lost.
+pub(super) fn scaled(tensor: &Tensor, run: usize, factors: &[f64]) -> Result<Tensor, Miss> {
     let raw = tensor.raw();
     let (raw, relative_error) = match tensor.element() {
         ElementType::Float => {
@@ -251,29 +247,59 @@ pub(super) fn scaled(
 /// Sums that are added up side by side, as one would wait for the other.
 const LANES: usize = 4;
 
+/// Σ aᵢ·bᵢ
+pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let mut sums = [0.0; LANES];
+    for (place, (a, b)) in a.iter().zip(b).enumerate() {
+        sums[place % LANES] += a * b;
+    }
+    sums.iter().sum()
+}
+
 /// The elements of runs, multiplied by the factor of each run and rounded, and the sum of the errors as a part of the
 /// sum of the products: not finite if an element is not.
 fn scaled_runs<const N: usize>(
     raw: &[u8],
     run: usize,
-    factors: impl Iterator<Item = f64>,
+    factors: &[f64],
     decode: impl Fn([u8; N]) -> f64,
     encode: impl Fn(f64) -> [u8; N],
 ) -> (Vec<u8>, f64) {
     let elements = raw.as_chunks::<N>().0;
+    // Lines that are as long as all short runs together have a factor for each element.
+    let lines = run < SHORT;
+    let each: Vec<f64> = match lines {
+        true => repeated(factors, run),
+        false => Vec::new(),
+    };
+    let line = if lines { each.len() } else { run };
     let mut result: Vec<[u8; N]> = Vec::with_capacity(elements.len());
     let (mut total, mut lost) = ([0.0; LANES], [0.0; LANES]);
-    for (run, factor) in elements.chunks(run.max(1)).zip(factors) {
-        result.extend(run.iter().enumerate().map(|(place, element)| {
-            let exact = decode(*element) * factor;
-            let rounded = encode(exact);
-            total[place % LANES] += exact.abs();
-            lost[place % LANES] += (exact - decode(rounded)).abs();
-            rounded
-        }));
+    let mut multiply = |place: usize, element: [u8; N], factor: f64| {
+        let exact = decode(element) * factor;
+        let rounded = encode(exact);
+        total[place % LANES] += exact.abs();
+        lost[place % LANES] += (exact - decode(rounded)).abs();
+        rounded
+    };
+    for (elements, &factor) in elements.chunks(line.max(1)).zip(factors.iter().cycle()) {
+        let elements = elements.iter().enumerate();
+        match lines {
+            true => result
+                .extend(elements.zip(&each).map(|((place, &element), &own)| multiply(place, element, own))),
+            false => result.extend(elements.map(|(place, &element)| multiply(place, element, factor))),
+        }
     }
     let (total, lost) = (total.iter().sum::<f64>(), lost.iter().sum::<f64>());
     (result.into_flattened(), if lost == 0.0 { 0.0 } else { lost / total })
+}
+
+/// Elements of a run that is too short for a loop of its own.
+const SHORT: usize = 32;
+
+/// Each number so many times.
+pub(super) fn repeated(numbers: &[f64], times: usize) -> Vec<f64> {
+    numbers.iter().flat_map(|&number| std::iter::repeat_n(number, times)).collect()
 }
 
 /// Twice the largest relative error of rounding to a type.
@@ -314,8 +340,7 @@ mod tests {
     #[test]
     fn half_precision_keeps_its_range_and_digits() {
         let tensor = Tensor::from_f64(ElementType::Float16, &[2], &[100.0, -0.5]).unwrap();
-        let by =
-            |factor: f64| scaled(&tensor, 2, std::iter::once(factor)).map(|tensor| tensor.to_f64().unwrap());
+        let by = |factor: f64| scaled(&tensor, 2, &[factor]).map(|tensor| tensor.to_f64().unwrap());
         assert_eq!(by(2.0), Ok(vec![200.0, -1.0]));
         assert_eq!(by(1000.0), Err("a folded weight would leave the range of its type".into()));
         assert_eq!(by(1e-8), Err("the folded weights would lose digits".into()));
@@ -327,9 +352,24 @@ mod tests {
         // 1 + 2⁻²⁴ + 2⁻⁵⁰ lies above the tie: rounding first to a double's neighbour would not matter, twice would.
         let tensor = Tensor::from_f32(&[1], &[1.0]).unwrap();
         let factor = 1.0 + 2f64.powi(-24) + 2f64.powi(-50);
-        assert_eq!(
-            scaled(&tensor, 2, std::iter::once(factor)).unwrap().to_f32(),
-            Some(vec![1.0 + f32::EPSILON])
-        );
+        assert_eq!(scaled(&tensor, 2, &[factor]).unwrap().to_f32(), Some(vec![1.0 + f32::EPSILON]));
+    }
+    #[test]
+    fn factors_of_short_and_long_runs_come_again() {
+        for run in [1, 3, SHORT - 1, SHORT, SHORT + 5] {
+            let count = 2 * 3 * run;
+            let values: Vec<f64> = (0..count).map(|place| place as f64 - 7.0).collect();
+            let tensor = Tensor::from_f64(ElementType::Float, &[2, 3, run], &values).unwrap();
+            let factors = [2.0, -0.5, 4.0];
+            let expected: Vec<f64> =
+                values.iter().enumerate().map(|(place, value)| value * factors[place / run % 3]).collect();
+            assert_eq!(scaled(&tensor, run, &factors).unwrap().to_f64().unwrap(), expected, "{run}");
+        }
+    }
+
+    #[test]
+    fn sums_of_products() {
+        assert_eq!(dot(&[1.0, 2.0, 3.0, 4.0, 5.0], &[1.0, -1.0, 2.0, 0.5, 3.0]), 22.0);
+        assert_eq!(dot(&[], &[]), 0.0);
     }
 }
