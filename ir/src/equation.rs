@@ -89,6 +89,8 @@ fn implied(terms: &[Term]) -> Term {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     fn read(text: &str) -> Option<String> {
