@@ -383,6 +383,8 @@ fn strangers(graph: &Graph, profile: &Profile) -> BTreeMap<String, usize> {
 impl StaticQuantization {
     /// Quantizes all that gains by it, with ranges from these samples.
     pub fn new(data: Vec<PathBuf>) -> Self {
+        // What samples tell of the operands costs time and no speed of the result.
+        let rounding = if data.is_empty() { Rounding::Nearest } else { Rounding::AdaRound };
         Self {
             data,
             calibration: None,
@@ -395,7 +397,7 @@ impl StaticQuantization {
             smooth: None,
             bias_correction: false,
             min_sqnr: None,
-            rounding: Rounding::default(),
+            rounding,
         }
     }
 

@@ -39,6 +39,11 @@ impl Job<'_> {
         let mut report = clock
             .time("quantize", || quantize(&mut model, target, wanted, &options, listener))
             .map_err(failed)?;
+        if report.placed.quantized.is_empty() {
+            // Nor is it put as the target wants it for integers.
+            notes.extend(warnings(&report));
+            return Ok(report);
+        }
         self.finish(attempt, &mut model, left_out, clock)?;
         report.foresee(&model.graph, target);
 

@@ -34,7 +34,7 @@ pub(super) struct Quantize {
     )]
     calibration_method: Observer,
     /// How weights become integers: nearest, hqq (not for int8), seqmse, gptq or adaround; the last two with --calibrate
-    /// [default: nearest]
+    /// [default: adaround for int8 with --calibrate, else nearest]
     #[arg(long, value_name = "WAY", value_parser = rounding, requires = "scheme", help_heading = "Quantization")]
     rounding: Option<Rounding>,
     /// Quantize these nodes alone
@@ -155,6 +155,7 @@ impl Quantize {
     }
 
     fn integers(&self, samples: &[PathBuf]) -> StaticQuantization {
+        let usual = StaticQuantization::new(samples.to_vec());
         StaticQuantization {
             calibration: self.calibration.clone(),
             observer: self.calibration_method,
@@ -166,8 +167,8 @@ impl Quantize {
             smooth: self.smooth_quant,
             bias_correction: self.bias_correction,
             min_sqnr: self.min_sqnr,
-            rounding: self.rounding.unwrap_or_default(),
-            ..StaticQuantization::new(samples.to_vec())
+            rounding: self.rounding.unwrap_or(usual.rounding),
+            ..usual
         }
     }
 }

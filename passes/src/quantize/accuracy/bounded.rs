@@ -1,6 +1,6 @@
 //! Rounding the weights of a channel to symmetric integers that keep to bounds, whichever way changes its result least.
 
-use ndarray::{Array1, Array2};
+use ndarray::Array2;
 
 use super::super::Grid;
 use super::round::Prepared;
@@ -44,9 +44,9 @@ impl Bounds {
     }
 }
 
-/// Integers of a channel and their scale, with the error that they make in its result.
-struct Rounded {
-    error: f64,
+/// Integers of a channel and their scale.
+#[derive(Clone)]
+struct Steps {
     scale: f32,
     integers: Vec<i64>,
 }
@@ -62,45 +62,42 @@ impl Prepared {
         bounds: Bounds,
     ) -> (f32, Vec<i64>) {
         let second = self.second(group);
-        let rounded = |scale: f32, mut integers: Vec<i64>, limit: i64| {
-            integers.iter_mut().for_each(|integer| *integer = (*integer).clamp(-limit, limit));
-            Rounded { error: error(weights, &integers, scale, second), scale, integers }
-        };
-        let nearest = |scale: f32, limit: i64| {
+        let nearest = |scale: f32, limit: i64| -> Steps {
             let steps = weights.iter().map(|weight| (weight / scale).round_ties_even() as i64);
-            rounded(scale, steps.collect(), limit)
+            Steps { scale, integers: steps.map(|integer| integer.clamp(-limit, limit)).collect() }
         };
-        let mut best = nearest(grid.scale, bounds.highest);
         let largest = weights.iter().fold(0f32, |largest, weight| largest.max(weight.abs()));
         let limit = bounds.limit();
         let whole = largest / limit as f32;
-        for candidate in CANDIDATES {
-            let scale = whole * candidate as f32 / *CANDIDATES.end() as f32;
-            if scale >= bounds.least {
-                let found = nearest(scale, limit);
-                if found.error < best.error {
-                    best = found;
-                }
-            }
-        }
+        let finer = CANDIDATES.map(|candidate| whole * candidate as f32 / *CANDIDATES.end() as f32);
+        let finer = finer.filter(|&scale| scale >= bounds.least).map(|scale| nearest(scale, limit));
+        let candidates: Vec<Steps> =
+            std::iter::once(nearest(grid.scale, bounds.highest)).chain(finer).collect();
+        let found = errors(weights, &candidates, second);
+        let least = found.iter().enumerate().min_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(place, _)| place);
+        let (mut best, error) = (candidates[least].clone(), found[least]);
         let grid = Grid { scale: best.scale, ..grid };
-        let refined =
-            rounded(grid.scale, self.integers(group, weights, &[grid], weights.len()), bounds.highest);
-        if refined.error < best.error && bounds.hold(&refined.integers) {
+        let mut integers = self.integers(group, weights, &[grid], weights.len());
+        integers.iter_mut().for_each(|integer| *integer = (*integer).clamp(-bounds.highest, bounds.highest));
+        let refined = Steps { scale: grid.scale, integers };
+        let other = errors(weights, std::slice::from_ref(&refined), second);
+        if other[0] < error && bounds.hold(&refined.integers) {
             best = refined;
         }
         (best.scale, best.integers)
     }
 }
 
-/// d·H·dᵀ, where d is what rounding changed and H are second moments of the operand, or the identity.
-fn error(weights: &[f32], integers: &[i64], scale: f32, second: Option<&Array2<f32>>) -> f64 {
-    let off = weights.iter().zip(integers).map(|(weight, &integer)| integer as f32 * scale - weight);
-    let off: Array1<f32> = off.collect();
-    f64::from(match second {
-        Some(second) => off.dot(&second.dot(&off)),
-        None => off.dot(&off),
-    })
+/// d·H·dᵀ of each, where d is what rounding changed and H are second moments of the operand, or the identity. H may be
+/// larger than the caches: it is read once for all.
+fn errors(weights: &[f32], candidates: &[Steps], second: Option<&Array2<f32>>) -> Vec<f64> {
+    let off = Array2::from_shape_fn((candidates.len(), weights.len()), |(candidate, place)| {
+        let Steps { scale, integers } = &candidates[candidate];
+        integers[place] as f32 * scale - weights[place]
+    });
+    let changed = second.map(|second| off.dot(second));
+    let changed = changed.as_ref().unwrap_or(&off);
+    off.outer_iter().zip(changed.outer_iter()).map(|(off, changed)| f64::from(off.dot(&changed))).collect()
 }
 
 #[cfg(test)]
@@ -123,8 +120,9 @@ mod tests {
         assert!(bounds.hold(&integers), "{rounding:?} {integers:?}");
         let nearest: Vec<i64> =
             weights.iter().map(|weight| (weight / grid.scale).round_ties_even() as i64).collect();
-        let of = |integers: &[i64], scale| error(&weights, integers, scale, prepared.second(0));
-        (of(&nearest, grid.scale), of(&integers, scale))
+        let both = [Steps { scale: grid.scale, integers: nearest }, Steps { scale, integers }];
+        let found = super::errors(&weights, &both, prepared.second(0));
+        (found[0], found[1])
     }
 
     #[test]
