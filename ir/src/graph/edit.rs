@@ -143,6 +143,7 @@ impl Graph {
     }
 
     pub(crate) fn push_input(&mut self, value: ValueId, declaration: ValueInfoProto) {
+        self.edits += 1;
         self.inputs.push(Input { value, declaration });
     }
 
@@ -213,14 +214,14 @@ impl Graph {
         let inputs = node.inputs.clone();
         let captures = node.captures.clone();
         node.outputs.clear();
-        let id = NodeId(self.nodes.add_node(node));
+        let id = NodeId(self.nodes_mut().add_node(node));
         let results: SmallVec<[Option<ValueId>; 2]> = (0..outputs)
             .map(|output| {
                 let name = name(output)?;
                 Some(self.add_value(name, Producer::Node { node: id, output: output as u32 }, None))
             })
             .collect();
-        self.nodes[id.0].outputs = results;
+        self.nodes_mut()[id.0].outputs = results;
         for (slot, &value) in inputs.iter().enumerate() {
             if let Some(value) = value {
                 self.attach(id, Slot::Input(slot as u32), value);
@@ -240,7 +241,7 @@ impl Graph {
         captures: Vec<ValueId>,
         attributes: Attributes,
     ) {
-        let place = &mut self.nodes[node.0];
+        let place = &mut self.nodes_mut()[node.0];
         place.inputs = inputs.into();
         place.captures.clone_from(&captures);
         place.attributes = attributes;
@@ -258,7 +259,7 @@ impl Graph {
         let Some(entry) = self.value_mut(value) else { return };
         entry.consumers.insert(Consumer { node, slot });
         if let Producer::Node { node: producer, .. } = entry.producer {
-            self.nodes.add_edge(producer.0, node.0, Use { value, slot });
+            self.nodes_mut().add_edge(producer.0, node.0, Use { value, slot });
         }
     }
 
@@ -269,7 +270,7 @@ impl Graph {
             .find(|edge| *edge.weight() == Use { value, slot })
             .map(|edge| edge.id());
         if let Some(edge) = edge {
-            self.nodes.remove_edge(edge);
+            self.nodes_mut().remove_edge(edge);
         }
         if let Some(value) = self.value_mut(value) {
             value.consumers.remove(&Consumer { node, slot });
@@ -278,7 +279,7 @@ impl Graph {
 
     /// Takes a node out, with its results, whatever uses them.
     pub(super) fn detach(&mut self, node: NodeId) -> Option<Node> {
-        let removed = self.nodes.remove_node(node.0)?;
+        let removed = self.nodes_mut().remove_node(node.0)?;
         for (slot, value) in removed.inputs.iter().enumerate() {
             if let Some(value) = value.and_then(|value| self.value_mut(value)) {
                 value.consumers.remove(&Consumer { node, slot: Slot::Input(slot as u32) });
@@ -296,7 +297,7 @@ impl Graph {
     }
 
     pub(super) fn set_slot(&mut self, node: NodeId, slot: Slot, value: Option<ValueId>) {
-        let place = &mut self.nodes[node.0];
+        let place = &mut self.nodes_mut()[node.0];
         let old = match slot {
             Slot::Input(index) => std::mem::replace(&mut place.inputs[index as usize], value),
             // Captured operands are never left out.
@@ -325,7 +326,7 @@ impl Graph {
         for index in 0..count {
             self.set_slot(node, Slot::Input(index as u32), None);
         }
-        self.nodes[node.0].inputs = SmallVec::from_elem(None, inputs.len());
+        self.nodes_mut()[node.0].inputs = SmallVec::from_elem(None, inputs.len());
         for (index, &value) in inputs.iter().enumerate() {
             self.set_slot(node, Slot::Input(index as u32), value);
         }
@@ -361,7 +362,7 @@ impl Graph {
         name: &str,
         value: impl Into<AttributeValue>,
     ) -> Result<(), GraphError> {
-        self.nodes.node_weight_mut(node.0).ok_or(GraphError::NoSuchNode(node))?.attributes.set(name, value);
+        self.nodes_mut().node_weight_mut(node.0).ok_or(GraphError::NoSuchNode(node))?.attributes.set(name, value);
         self.propagate([node]);
         Ok(())
     }
@@ -371,7 +372,7 @@ impl Graph {
     /// # Errors
     /// If the node does not exist.
     pub fn remove_attribute(&mut self, node: NodeId, name: &str) -> Result<(), GraphError> {
-        self.nodes.node_weight_mut(node.0).ok_or(GraphError::NoSuchNode(node))?.attributes.remove(name);
+        self.nodes_mut().node_weight_mut(node.0).ok_or(GraphError::NoSuchNode(node))?.attributes.remove(name);
         self.propagate([node]);
         Ok(())
     }
@@ -397,7 +398,7 @@ impl Graph {
             self.set_slot(node, Slot::Input(index as u32), None);
         }
         let operator = resolve_operator(&self.context, "", op_type);
-        let place = &mut self.nodes[node.0];
+        let place = &mut self.nodes_mut()[node.0];
         place.operator = operator;
         place.op_type = op_type.into();
         place.attributes = attributes;
@@ -419,7 +420,7 @@ impl Graph {
         if self.use_count(value) > 0 || self.is_pinned(value) {
             return Err(GraphError::StillUsed(self.display_name(value)));
         }
-        let outputs = &mut self.nodes[node.0].outputs;
+        let outputs = &mut self.nodes_mut()[node.0].outputs;
         outputs[index] = None;
         while outputs.last() == Some(&None) {
             outputs.pop();
@@ -440,11 +441,11 @@ impl Graph {
         let producer = Producer::Node { node, output: index as u32 };
         let value = self.add_value(None, producer, None);
         let before = self.nodes[node.0].outputs.len();
-        let outputs = &mut self.nodes[node.0].outputs;
+        let outputs = &mut self.nodes_mut()[node.0].outputs;
         outputs.resize((index + 1).max(before), None);
         outputs[index] = Some(value);
         if let Err(error) = self.infer_node(node) {
-            let outputs = &mut self.nodes[node.0].outputs;
+            let outputs = &mut self.nodes_mut()[node.0].outputs;
             outputs[index] = None;
             outputs.truncate(before);
             self.values[value.0 as usize] = None;
@@ -462,7 +463,8 @@ impl Graph {
         }
     }
 
-    /// Lets `edit` change the bodies of a node, then drops captured operands that no body reads any more.
+    /// Lets `edit` change the bodies of a node, then drops captured operands that no body reads any more and infers
+    /// the node again. Where nothing changed, nothing is done.
     ///
     /// # Errors
     /// If the node does not exist.
@@ -476,7 +478,12 @@ impl Graph {
         let mut attributes = std::mem::take(&mut owner.attributes);
         let mut bodies: Vec<&mut Graph> =
             attributes.iter_mut().flat_map(|attribute| attribute.value.graphs_mut()).collect();
+        let before = edits(&bodies);
         let result = edit(&mut bodies);
+        if edits(&bodies) == before {
+            self.nodes[node.0].attributes = attributes;
+            return Ok(result);
+        }
         let captures = self.nodes[node.0].captures.clone();
         let mut kept = vec![None; captures.len()];
         let mut next = 0u32;
@@ -497,7 +504,7 @@ impl Graph {
         for body in &mut bodies {
             body.renumber_captures(&kept);
         }
-        self.nodes[node.0].attributes = attributes;
+        self.nodes_mut()[node.0].attributes = attributes;
         for (slot, &value) in captures.iter().enumerate() {
             self.detach_slot(node, Slot::Capture(slot as u32), value);
         }
@@ -599,4 +606,9 @@ impl Graph {
             *position = place;
         }
     }
+}
+
+/// How often these graphs changed in all.
+fn edits(graphs: &[&mut Graph]) -> u64 {
+    graphs.iter().map(|graph| graph.edits).sum()
 }

@@ -27,7 +27,7 @@ impl Graph {
     /// Adds a fact to what is known of a value and tells whether it is news. A fact that contradicts what is known
     /// is left out: the checker will say so.
     pub(crate) fn learn(&mut self, value: ValueId, fact: Fact) -> bool {
-        let Some(value) = self.value_mut(value) else { return false };
+        let Some(value) = self.values.get_mut(value.index()).and_then(Option::as_mut) else { return false };
         let mut news = false;
         if let Some(ty) = fact.ty {
             match &value.ty {
@@ -59,6 +59,7 @@ impl Graph {
                 news = true;
             }
         }
+        self.edits += u64::from(news);
         news
     }
 

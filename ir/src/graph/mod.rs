@@ -75,6 +75,8 @@ pub struct Graph {
     /// Values that stay even when nothing uses them (quantization annotations name them).
     pinned: BTreeSet<ValueId>,
     context: Context,
+    /// How often the graph changed, bodies not counted; says whether it did, not by how much.
+    edits: u64,
     /// The rest of the message: name, documentation, quantization annotations, metadata.
     pub(crate) rest: GraphProto,
 }
@@ -90,6 +92,7 @@ impl Graph {
             value_info: Vec::new(),
             pinned: BTreeSet::new(),
             context,
+            edits: 0,
             rest: GraphProto::default(),
         }
     }
@@ -172,7 +175,13 @@ impl Graph {
     }
 
     fn value_mut(&mut self, value: ValueId) -> Option<&mut Value> {
+        self.edits += 1;
         self.values.get_mut(value.0 as usize).and_then(Option::as_mut)
+    }
+
+    fn nodes_mut(&mut self) -> &mut StableDiGraph<Node, Use> {
+        self.edits += 1;
+        &mut self.nodes
     }
 
     /// Formal inputs in order.
