@@ -82,10 +82,10 @@ def main():
                     np.savez(folder / f"{index:05}.npz", **sample)
                 ours = [options.binary, "calibrate", model, "--as-is", "--data", str(folder), "-q",
                         "-o", str(Path(place) / "c.json")]
-                runs = [("onnx-opt tract", ours + ["--engine", "tract", "--observer", "entropy"])]
+                runs = [("onnx-opt tract", ours + ["--engine", "tract", "--calibration-method", "entropy"])]
                 if options.ort_lib:
                     engine = ["--engine", "onnxruntime", "--ort-lib", options.ort_lib]
-                    runs += [(f"onnx-opt onnxruntime {observer}", ours + engine + ["--observer", observer])
+                    runs += [(f"onnx-opt onnxruntime {observer}", ours + engine + ["--calibration-method", observer])
                              for observer in ["min-max", "entropy", "mse"]]
                 runs += [(f"onnxruntime.quantization {method}",
                           [sys.executable, __file__, "--peer", method, model, str(folder)]) for method in PEERS]

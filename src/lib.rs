@@ -38,6 +38,7 @@ pub mod data;
 pub mod engine;
 pub mod interface;
 pub mod latency;
+pub mod nodes;
 pub mod opset;
 pub mod pruning;
 pub mod quantization;

@@ -4,14 +4,14 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 
 use onnx_opt_ir::{Graph, Model};
+use onnx_opt_passes::measure::{MeasureError, Totals};
 use onnx_opt_passes::prune::group::{Group, Member, Stays};
 use onnx_opt_passes::prune::importance::Scores;
 use onnx_opt_passes::prune::plan::name;
 use onnx_opt_passes::prune::{
     Criterion, Given, Groups, Importance, Limits, Measured, Norm, Normalization, Options, Outcome,
-    PruneError, Ranking, Recovered, ScoreError, Target, couple, prune, recover,
+    PruneError, Ranking, Recovered, Target, couple, prune, recover,
 };
-use onnx_opt_passes::totals::Totals;
 use regex::Regex;
 use serde::Serialize;
 
@@ -128,7 +128,7 @@ impl Pruning {
             let mut result = model.clone();
             let outcome = self.prune(&mut result, Target::Macs(middle), importance)?;
             let time = (runs.time)(model, &result)
-                .map_err(|reason| PruneError::Score(ScoreError::Running(reason)))?;
+                .map_err(|reason| PruneError::Score(MeasureError::Running(reason)))?;
             let miss = time - (1.0 - share);
             if best.as_ref().is_none_or(|(other, ..)| miss.abs() < other.abs()) {
                 best = Some((miss, result, Pruned { outcome, time: Some(time) }));
@@ -212,7 +212,7 @@ const TRIALS: usize = 8;
 const NEAR: f64 = 0.02;
 
 fn no_samples() -> PruneError {
-    PruneError::Score(ScoreError::Running("there are no samples".to_owned()))
+    PruneError::Score(MeasureError::Running("there are no samples".to_owned()))
 }
 
 /// An importance that is found once.
@@ -226,7 +226,7 @@ impl Importance for Once<'_> {
         self.importance.name()
     }
 
-    fn scores(&self, graph: &Graph, groups: &Groups) -> Result<Scores, ScoreError> {
+    fn scores(&self, graph: &Graph, groups: &Groups) -> Result<Scores, MeasureError> {
         let mut known = self.known.borrow_mut();
         match &*known {
             Some(scores) => Ok(scores.clone()),

@@ -1,6 +1,5 @@
 //! Quantization as a user asks for it: the scheme, and the report of what came of it.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use onnx_opt_ir::{Graph, Model};
@@ -8,9 +7,9 @@ use onnx_opt_passes::Target;
 use onnx_opt_passes::quantize::accuracy::{LayerMoments, Rounding};
 use onnx_opt_passes::quantize::schemes::{Scheme, SchemeOptions, compress};
 use onnx_opt_passes::quantize::{QuantizeError, QuantizeReport};
-use onnx_opt_passes::rewrite::place;
 use serde::Serialize;
 
+use crate::nodes::{NoSuchNode, matching};
 use crate::verify::VerifyReport;
 
 /// What is to be quantized, and how.
@@ -18,7 +17,7 @@ use crate::verify::VerifyReport;
 pub struct Quantization {
     /// The scheme.
     pub scheme: Scheme,
-    /// Which nodes, in which blocks, rounded how.
+    /// Which nodes, by name or regular expression, in which blocks, rounded how.
     pub options: SchemeOptions,
     /// Files and folders of samples that the operands of products are known by; none where that is not wanted.
     pub samples: Vec<PathBuf>,
@@ -38,15 +37,16 @@ impl Quantization {
         compress(model, self.scheme, &self.options, target, moments)
     }
 
-    /// The first node that the user names and that is not there, with the names that are.
-    pub(crate) fn unknown_node(&self, graph: &Graph) -> Option<(&str, BTreeSet<String>)> {
-        let choice = &self.options.choice;
-        let mut named = choice.nodes.iter().flatten().chain(&choice.exclude).peekable();
-        named.peek()?;
-        let mut known = BTreeSet::new();
-        names(graph, &mut known);
-        let unknown = named.find(|name| !known.contains(*name))?;
-        Some((unknown, known))
+    /// With the names of the nodes that the choice names, in place of expressions that match them.
+    ///
+    /// # Errors
+    /// The first that names none.
+    pub(crate) fn for_nodes_of(&self, graph: &Graph) -> Result<Self, NoSuchNode> {
+        let mut found = self.clone();
+        let choice = &mut found.options.choice;
+        choice.exclude = matching(graph, &choice.exclude)?;
+        choice.nodes = choice.nodes.as_ref().map(|nodes| matching(graph, nodes)).transpose()?;
+        Ok(found)
     }
 
     /// What is done, in words.
@@ -59,13 +59,6 @@ impl Quantization {
             title += &format!(", rounded by {}", self.options.rounding.name());
         }
         title
-    }
-}
-
-fn names(graph: &Graph, known: &mut BTreeSet<String>) {
-    for (_, node) in graph.nodes() {
-        known.insert(place(graph, node));
-        node.bodies().for_each(|body| names(body, known));
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use onnx_opt_ir::{Graph, GraphError, ImportError, Model, export, import};
 use onnx_opt_passes::Target;
+use onnx_opt_passes::measure::Totals as _;
 use onnx_opt_passes::quantize::accuracy::{
     Corrected, LayerMoments, Rounding, WeightRounding, correct_biases, equalize, smooth,
 };
@@ -16,9 +17,6 @@ use onnx_opt_passes::quantize::sensitivity::{Calibrated, Mixed, Sensitivity, mix
 use onnx_opt_passes::quantize::{
     Observer, Placement, Profile, QuantizeError, QuantizeOptions, QuantizeReport, insert, observed, prepare,
 };
-use onnx_opt_passes::rewrite::place;
-use onnx_opt_passes::totals::Totals as _;
-use regex::Regex;
 use serde::Serialize;
 use thiserror::Error;
 
@@ -27,8 +25,8 @@ use crate::calibrate::{
     moments,
 };
 use crate::data::{self, DataError, DataErrorKind, Named};
+use crate::nodes::{NoSuchNode, matching};
 use crate::session::{Listener, Trial};
-use crate::similar::{did_you_mean, similar};
 use crate::verify::VerifyReport;
 
 /// What to quantize, and by what data.
@@ -68,13 +66,8 @@ pub enum StaticError {
     #[error("the profile of {0} does not say how it computes with integers")]
     NoProfile(String),
     /// No node goes by a name.
-    #[error("no node is called `{pattern}`, nor has a name that this matches{}", did_you_mean(similar))]
-    NoSuchNode {
-        /// The name or regular expression.
-        pattern: String,
-        /// What may be meant.
-        similar: Option<String>,
-    },
+    #[error(transparent)]
+    Node(#[from] NoSuchNode),
     /// The target has no integers for an operator.
     #[error("{target} has no integer kernel for `{operator}` (it has some for {known})")]
     NoSuchOperator {
@@ -123,9 +116,7 @@ impl StaticError {
     /// The way out, if there is one to name.
     pub(crate) fn help(&self) -> Option<&'static str> {
         match self {
-            Self::NoSuchNode { .. } => Some(
-                "`onnx-opt inspect --text` lists the nodes; a node without a name has that of its first result",
-            ),
+            Self::Node(_) => Some(NoSuchNode::HELP),
             Self::NotReached { .. } => {
                 Some("ask for less with --min-sqnr; `onnx-opt sensitivity` says what each node costs")
             }
@@ -147,7 +138,7 @@ impl StaticError {
 
     /// Whether names are wrong that the user gave.
     pub(crate) fn is_usage(&self) -> bool {
-        matches!(self, Self::NoSuchNode { .. } | Self::NoSuchOperator { .. })
+        matches!(self, Self::Node(_) | Self::NoSuchOperator { .. })
     }
 }
 
@@ -402,19 +393,11 @@ impl StaticQuantization {
     }
 
     fn options(&self, graph: &Graph) -> Result<QuantizeOptions, StaticError> {
-        let names: BTreeSet<String> = graph.nodes().map(|(_, node)| place(graph, node)).collect();
-        let matching = |patterns: &[String]| -> Result<BTreeSet<String>, StaticError> {
-            let mut found = BTreeSet::new();
-            for pattern in patterns {
-                found.extend(named(&names, pattern)?);
-            }
-            Ok(found)
-        };
-        let nodes = matching(&self.nodes)?;
+        let nodes = matching(graph, &self.nodes)?;
         Ok(QuantizeOptions {
             nodes: (!self.nodes.is_empty()).then_some(nodes),
             operators: (!self.operators.is_empty()).then(|| self.operators.clone()),
-            exclude: matching(&self.exclude)?,
+            exclude: matching(graph, &self.exclude)?,
             ..QuantizeOptions::default()
         })
     }
@@ -487,22 +470,6 @@ impl StaticQuantization {
         let random = if self.data.is_empty() { RANDOM_SAMPLES } else { 0 };
         CalibrateOptions { random, ..options.clone() }
     }
-}
-
-/// The name itself if it is one, else those that a regular expression matches.
-fn named(names: &BTreeSet<String>, pattern: &str) -> Result<BTreeSet<String>, StaticError> {
-    if names.contains(pattern) {
-        return Ok(BTreeSet::from([pattern.to_owned()]));
-    }
-    let matched: BTreeSet<String> = match Regex::new(pattern) {
-        Ok(pattern) => names.iter().filter(|name| pattern.is_match(name)).cloned().collect(),
-        Err(_) => BTreeSet::new(),
-    };
-    if matched.is_empty() {
-        let similar = similar(pattern, names.iter().map(String::as_str));
-        return Err(StaticError::NoSuchNode { pattern: pattern.to_owned(), similar });
-    }
-    Ok(matched)
 }
 
 impl StaticReport {

@@ -2,6 +2,7 @@
 
 #[macro_use]
 pub mod rewrite;
+mod bias;
 mod cholesky;
 pub mod cse;
 mod cut;
@@ -18,6 +19,7 @@ pub mod inline_if;
 pub mod layout;
 pub mod lift_constants;
 pub mod macs;
+pub mod measure;
 pub mod opset;
 pub mod pass;
 pub mod pipeline;
@@ -29,7 +31,6 @@ pub mod rules;
 pub mod target;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-pub mod totals;
 pub mod unroll_loop;
 
 pub use pass::{FoldBudget, Pass, PassContext, PassError, PassManager, PassReport};

@@ -8,7 +8,7 @@ use std::thread;
 use bytes::Bytes;
 use onnx_opt_ir::engine::{EngineError, Executor, Named, Runner};
 use onnx_opt_ir::{Graph, Model, export, import};
-use onnx_opt_passes::totals::DRAW;
+use onnx_opt_passes::measure::DRAW;
 use onnx_opt_proto::{ModelProto, read_bytes};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -93,8 +93,8 @@ const SHARDS: usize = 4;
 /// A thread of an engine may go deep.
 const STACK: usize = 64 << 20;
 
-/// Takes all samples in, and gives what was found of each shard: with tract on several threads, each with a shard of its
-/// own at a time; onnxruntime has its own threads.
+/// Takes all samples in, and gives what was found of each shard, on several threads, each with a shard of its own at a
+/// time. Processors that are left beside these are for the threads of an engine.
 pub(super) fn run<T: Default + Send>(
     source: &Source,
     engine: &Engine,
@@ -104,10 +104,7 @@ pub(super) fn run<T: Default + Send>(
 ) -> Result<Vec<T>, Trouble> {
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
     let feeds = Feeds::of(source, engine, subject)?;
-    let workers = match engine {
-        Engine::Tract => processors.min(SHARDS).min(feeds.count),
-        Engine::OnnxRuntime(_) => 1,
-    };
+    let workers = processors.min(SHARDS).min(feeds.count);
     let (next, done, stop) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
     let finished = || {
         let heard = tell(done.fetch_add(1, Ordering::Relaxed) + 1, feeds.count.div_ceil(feeds.step));
@@ -115,7 +112,7 @@ pub(super) fn run<T: Default + Send>(
         stop.fetch_or(heard.is_err(), Ordering::Relaxed);
     };
     let worker = || -> Result<Vec<(usize, T)>, Trouble> {
-        let executor = engine.fast(processors)?;
+        let executor = engine.fast(processors / workers)?;
         let mut runner = executor.prepare(&subject.model)?;
         let mut shards = Vec::new();
         loop {

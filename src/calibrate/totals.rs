@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use onnx_opt_ir::engine::Runner;
 use onnx_opt_ir::{ElementType, Graph, Model, Tensor};
-use onnx_opt_passes::totals::{DRAW, Total, Totals};
+use onnx_opt_passes::measure::{DRAW, Total, Totals};
 use serde::{Deserialize, Serialize};
 
 use super::samples::{Set, Source, Subject, Trouble, run, shapes};

@@ -13,6 +13,7 @@ use thiserror::Error;
 use crate::calibrate::{CalibrateError, FileError, MergeError};
 use crate::data::{DataError, DataErrorKind};
 use crate::interface::SizeError;
+use crate::nodes::NoSuchNode;
 use crate::similar::{did_you_mean, similar};
 use crate::static_quantization::StaticError;
 
@@ -137,13 +138,8 @@ pub enum Error {
         source: ExternalError,
     },
     /// A name that is no node.
-    #[error("no node is called `{name}`{}", did_you_mean(similar))]
-    NoSuchNode {
-        /// The name.
-        name: String,
-        /// What may be meant.
-        similar: Option<String>,
-    },
+    #[error(transparent)]
+    Node(#[from] NoSuchNode),
     /// A way to round that goes by what weights are multiplied with.
     #[error("`{0}` goes by what weights are multiplied with, and there are no samples")]
     NoSamples(&'static str),
@@ -208,7 +204,7 @@ impl Error {
             Self::UnknownName { .. } => Some("`onnx-opt passes` and `onnx-opt rules` list the names"),
             Self::Write(_) => Some("name another place with -o"),
             Self::NoSamples(_) => Some("give some with --calibrate, or round by seqmse"),
-            Self::NoSuchNode { .. } => Some("`onnx-opt inspect --text` lists the nodes"),
+            Self::Node(_) => Some(NoSuchNode::HELP),
             Self::Prune { .. } => {
                 Some("`onnx-opt prune --groups MODEL` says what could be pruned, and what not and why")
             }

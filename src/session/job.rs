@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use onnx_opt_ir::{Graph, Model, check, export};
+use onnx_opt_passes::measure::Totals;
 use onnx_opt_passes::quantize::accuracy::LayerMoments;
-use onnx_opt_passes::totals::Totals;
 use onnx_opt_passes::{PassContext, PassError, PassManager, PassReport};
 use onnx_opt_proto::ModelProto;
 use prost::Message;
@@ -21,7 +21,6 @@ use crate::opset::{Opset, RAISE, conversion, raise_as_it_pays, raised};
 use crate::pruning::{PruneReport, Pruned, Pruning, Runs, Samples};
 use crate::quantization::{Quantization, QuantizationReport};
 use crate::report::{Pass, RuleReport, Skipped, Summary, Verification, explain};
-use crate::similar::similar;
 use crate::verify::{Status, VerifyOptions, VerifyReport, bisect, verify};
 
 /// Passes that may make a file larger, and are left out where the others do not make up for it.
@@ -291,12 +290,7 @@ impl Job<'_> {
     ) -> Result<QuantizationReport, Error> {
         let file = || self.original.source.name();
         let mut model = exported_model(attempt.exported.clone(), self.original.source)?;
-        if let Some((name, known)) = quantization.unknown_node(&model.graph) {
-            return Err(Error::NoSuchNode {
-                name: name.to_owned(),
-                similar: similar(name, known.iter().map(String::as_str)),
-            });
-        }
+        let quantization = quantization.for_nodes_of(&model.graph)?;
         let mut moments = LayerMoments::new();
         if !quantization.samples.is_empty() {
             let options = self.options.trial.calibration();

@@ -362,7 +362,11 @@ impl Graph {
         name: &str,
         value: impl Into<AttributeValue>,
     ) -> Result<(), GraphError> {
-        self.nodes_mut().node_weight_mut(node.0).ok_or(GraphError::NoSuchNode(node))?.attributes.set(name, value);
+        self.nodes_mut()
+            .node_weight_mut(node.0)
+            .ok_or(GraphError::NoSuchNode(node))?
+            .attributes
+            .set(name, value);
         self.propagate([node]);
         Ok(())
     }

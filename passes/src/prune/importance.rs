@@ -1,11 +1,9 @@
 //! Importance: what a unit of a group is worth, from the slices that would go with it.
 
-use onnx_opt_ir::graph::GraphError;
 use onnx_opt_ir::{Graph, Tensor};
-use thiserror::Error;
 
 use super::group::{Group, Groups, Member, is_weight};
-use crate::gradient::{GradientError, Refusal};
+use crate::measure::MeasureError;
 
 /// One number for each unit of each group, in their order: the lower, the sooner it goes.
 pub type Scores = Vec<Vec<f64>>;
@@ -19,36 +17,10 @@ pub trait Importance {
     ///
     /// # Errors
     /// If it is measured, and cannot be.
-    fn scores(&self, graph: &Graph, groups: &Groups) -> Result<Scores, ScoreError>;
+    fn scores(&self, graph: &Graph, groups: &Groups) -> Result<Scores, MeasureError>;
 
     /// What tells the worth of units in bodies, which do not run by themselves.
     fn of_bodies(&self) -> &dyn Importance;
-}
-
-/// Why something could not be measured.
-#[derive(Debug, Error)]
-pub enum ScoreError {
-    /// What is measured has no gradient.
-    #[error(transparent)]
-    Gradient(#[from] GradientError),
-    /// A graph that measures could not be written.
-    #[error("what is measured cannot be written as a graph: {0}")]
-    Writing(String),
-    /// It does not run on the samples.
-    #[error("what is measured cannot be run: {0}")]
-    Running(String),
-}
-
-impl From<Refusal> for ScoreError {
-    fn from(refusal: Refusal) -> Self {
-        Self::Writing(refusal.0)
-    }
-}
-
-impl From<GraphError> for ScoreError {
-    fn from(error: GraphError) -> Self {
-        Self::Writing(error.to_string())
-    }
 }
 
 /// The ways that need no data.
@@ -75,7 +47,7 @@ impl Importance for Norm {
         self
     }
 
-    fn scores(&self, graph: &Graph, groups: &Groups) -> Result<Scores, ScoreError> {
+    fn scores(&self, graph: &Graph, groups: &Groups) -> Result<Scores, MeasureError> {
         Ok(match *self {
             Self::L1 => of_elements(graph, groups, &|_, tensor| Some(map(tensor, f64::abs)), &|sum| sum),
             Self::L2 => of_elements(graph, groups, &|_, tensor| Some(map(tensor, |w| w * w)), &f64::sqrt),

@@ -8,15 +8,11 @@ use std::collections::BTreeMap;
 use onnx_opt_ir::{Dim, ElementType, Graph, Model, Type, ValueId};
 
 use super::group::{Group, Groups, Member, is_weight};
-use super::importance::{Importance, Norm, ScoreError, Scores};
+use super::importance::{Importance, Norm, Scores};
 use super::remove::scales;
 use super::takers::Takers;
-use crate::dead_code::DeadCode;
-use crate::gradient::{LOWEST_OPSET, Size, Writer, Written, backward};
-use crate::opset::raise;
-use crate::pass::{Pass, PassContext};
-use crate::rewrite::Statistics;
-use crate::totals::{Total, Totals, draw, noise};
+use crate::gradient::{Size, Writer, Written, backward};
+use crate::measure::{MeasureError, Totals, draw, noise, prepared, sums};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +70,7 @@ impl Importance for Measured<'_> {
         &Norm::L2
     }
 
-    fn scores(&self, graph: &Graph, groups: &Groups) -> Result<Scores, ScoreError> {
+    fn scores(&self, graph: &Graph, groups: &Groups) -> Result<Scores, MeasureError> {
         if groups.groups.is_empty() {
             return Ok(Vec::new());
         }
@@ -100,23 +96,13 @@ impl Importance for Measured<'_> {
     }
 }
 
-/// A graph as a model that gradients and sums can be written in.
-pub(crate) fn prepared(graph: &Graph, base: &Model) -> Result<Model, ScoreError> {
-    let mut model = Model { graph: graph.clone(), rest: base.rest.clone(), notes: Vec::new() };
-    model.inline_functions(&mut |_, _| {});
-    if model.graph.opset() < LOWEST_OPSET {
-        raise(&mut model, LOWEST_OPSET).map_err(|error| ScoreError::Writing(error.to_string()))?;
-    }
-    Ok(model)
-}
-
 /// Gives the inputs of a graph the sizes that they have in the samples. Tells whether any was not known.
-fn fix_sizes(graph: &mut Graph, totals: &dyn Totals) -> Result<bool, ScoreError> {
+fn fix_sizes(graph: &mut Graph, totals: &dyn Totals) -> Result<bool, MeasureError> {
     let open = |graph: &Graph, value: ValueId| graph.fixed_shape(value).is_none();
     if !graph.inputs().iter().any(|input| open(graph, input.value)) {
         return Ok(false);
     }
-    let shapes = totals.shapes(graph).map_err(ScoreError::Running)?;
+    let shapes = totals.shapes(graph).map_err(MeasureError::Running)?;
     for index in 0..graph.inputs().len() {
         let value = graph.inputs()[index].value;
         let Some(sizes) = shapes.get(&graph.display_name(value)) else { continue };
@@ -127,29 +113,11 @@ fn fix_sizes(graph: &mut Graph, totals: &dyn Totals) -> Result<bool, ScoreError>
     Ok(true)
 }
 
-/// The sums of these values over all samples, by name.
-pub(crate) fn sums(
-    model: &mut Model,
-    outputs: Vec<(String, ValueId)>,
-    totals: &dyn Totals,
-    rounds: usize,
-) -> Result<BTreeMap<String, Total>, ScoreError> {
-    let writing = |error: &dyn std::fmt::Display| ScoreError::Writing(error.to_string());
-    let graph = &mut model.graph;
-    graph.drop_outputs();
-    for (name, value) in outputs {
-        graph.add_output(&name, value).map_err(|error| writing(&error))?;
-    }
-    DeadCode.run(graph, &PassContext::default(), &mut Statistics::default());
-    graph.sort().map_err(|_| ScoreError::Writing("the graph has a cycle".to_owned()))?;
-    totals.totals(model, rounds).map_err(ScoreError::Running)
-}
-
 type Outputs = Vec<(String, ValueId)>;
 
 impl Measured<'_> {
     /// A model in which what is measured is written, and the outputs that tell it.
-    fn written(&self, graph: &Graph, groups: &Groups) -> Result<(Model, Outputs), ScoreError> {
+    fn written(&self, graph: &Graph, groups: &Groups) -> Result<(Model, Outputs), MeasureError> {
         let mut model = prepared(graph, self.base)?;
         if self.criterion == Criterion::Activation {
             let outputs = activations(&mut model.graph, groups)?;
@@ -169,7 +137,7 @@ impl Measured<'_> {
     }
 
     /// A vector of scores for each group, by gradients.
-    fn gradients(&self, graph: &mut Graph, groups: &Groups) -> Result<Written<Outputs>, ScoreError> {
+    fn gradients(&self, graph: &mut Graph, groups: &Groups) -> Result<Written<Outputs>, MeasureError> {
         let mut weights: Vec<ValueId> = Vec::new();
         for member in groups.groups.iter().flat_map(|group| &group.weights) {
             let constant = graph.constant(member.value).is_some_and(|tensor| tensor.element().is_float());

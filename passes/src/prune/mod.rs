@@ -24,7 +24,7 @@ mod takers;
 pub use couple::couple;
 pub use dead::DeadChannels;
 pub use group::{Group, Groups};
-pub use importance::{Importance, Norm, Normalization, ScoreError};
+pub use importance::{Importance, Norm, Normalization};
 pub use measured::{Criterion, Measured};
 pub use order::{Limits, Multiple, Ranking};
 pub use plan::{Options, Outcome, PruneError, Target, prune};

@@ -10,10 +10,11 @@ use thiserror::Error;
 use super::cost::{Cost, Left};
 use super::couple::couple;
 use super::group::{Group, Groups, Stays};
-use super::importance::{Importance, Norm, Normalization, ScoreError};
+use super::importance::{Importance, Norm, Normalization};
 use super::lanes::{Lanes, Place};
 use super::order::{Limits, Ranking, Step, steps};
 use super::remove::{self, RemovalError, masked};
+use crate::measure::MeasureError;
 
 /// What is to be gone, as a share between 0 and 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -102,7 +103,7 @@ pub enum PruneError {
     Removal(#[from] RemovalError),
     /// What units are worth could not be told.
     #[error(transparent)]
-    Score(#[from] ScoreError),
+    Score(#[from] MeasureError),
 }
 
 /// A layer and what is left of it.

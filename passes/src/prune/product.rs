@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use onnx_opt_ir::graph::Slot;
 use onnx_opt_ir::{Graph, NewNode, NodeId, Tensor, ValueId};
 
 use super::group::is_weight;
+use crate::bias::added;
 use crate::gradient::{Size, Writer, Written};
 
 /// y = x·Wᵀ + b, for each of some groups, where the rows of x are patches of an operand.
@@ -280,18 +280,4 @@ impl Product {
 pub(super) fn with_ones(w: &mut Writer<'_>, rows: ValueId) -> Written {
     let (pads, one) = (w.integers(&[0, 0, 0, 0, 0, 1]), w.number(rows, 1.0)?);
     w.op("Pad", &[rows, pads, one])
-}
-
-/// The constant vector of a size that is added to a value, with the node, its place there, and the sum.
-pub(crate) fn added(graph: &Graph, value: ValueId, size: usize) -> Option<(ValueId, NodeId, usize, ValueId)> {
-    if graph.is_output(value) {
-        return None;
-    }
-    let mut consumers = graph.consumers(value);
-    let (Some(only), None) = (consumers.next(), consumers.next()) else { return None };
-    let (Slot::Input(slot), node) = (only.slot, graph.get_node(only.node)?) else { return None };
-    let other = 1 - (slot as usize).min(1);
-    let bias = node.input(other).filter(|_| node.is("Add"))?;
-    let fits = graph.constant(bias).is_some_and(|bias| bias.shape() == [size]);
-    fits.then_some((bias, only.node, other, node.single_output()?))
 }

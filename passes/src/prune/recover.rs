@@ -11,18 +11,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use onnx_opt_ir::graph::Slot;
-use onnx_opt_ir::{Graph, Model, NewNode, NodeId, Tensor, ValueId};
+use onnx_opt_ir::{Graph, Model, NodeId, Tensor, ValueId};
 use serde::Serialize;
 
 use super::group::is_weight;
-use super::importance::ScoreError;
 use super::linear::Cholesky;
-use super::measured::{prepared, sums};
 use super::plan::Kept;
 use super::product::Product;
 use super::recurrent::Recurrent;
+use crate::bias::set_bias;
 use crate::gradient::{Writer, Written};
-use crate::totals::{Total, Totals};
+use crate::measure::{MeasureError, Total, Totals, beside, prepared, sums};
 
 /// What of a layer's moments is added to their diagonal, relative to its mean: it keeps weights where they are as far as
 /// the samples do not tell otherwise.
@@ -58,7 +57,7 @@ pub fn recover(
     kept: &Kept,
     given: Given,
     totals: &dyn Totals,
-) -> Result<Recovered, ScoreError> {
+) -> Result<Recovered, MeasureError> {
     let changed = changed(&model.graph, whole);
     let mut recovered = Recovered::default();
     let mut levels = levels(&model.graph, whole, &changed, totals.samples());
@@ -205,7 +204,7 @@ fn moments(
     level: &[Fit],
     given: Given,
     totals: &dyn Totals,
-) -> Result<Vec<Option<Vec<Total>>>, ScoreError> {
+) -> Result<Vec<Option<Vec<Total>>>, MeasureError> {
     let mut work = prepared(&model.graph, model)?;
     let ys: Vec<ValueId> = level.iter().map(Fit::value).collect();
     let mut wanted: Vec<ValueId> = Vec::new();
@@ -277,39 +276,6 @@ fn summed(graph: &Graph, value: ValueId) -> Option<(ValueId, ValueId)> {
     let other = node.input(1 - (slot as usize).min(1)).filter(|_| node.is("Add"))?;
     let same = graph.shape(other).is_some() && graph.shape(other) == graph.shape(value);
     (same && graph.constant(other).is_none()).then_some((node.single_output()?, other))
-}
-
-/// Puts the whole graph beside what is left of it, on the same inputs, and gives its values.
-pub(crate) fn beside(
-    graph: &mut Graph,
-    whole: &Graph,
-    wanted: &[ValueId],
-) -> Result<BTreeMap<ValueId, ValueId>, ScoreError> {
-    let writing = |error: &dyn std::fmt::Display| ScoreError::Writing(error.to_string());
-    let mut body = whole.clone();
-    body.drop_outputs();
-    for (number, &value) in wanted.iter().enumerate() {
-        body.add_output(&format!("{number}"), value).map_err(|error| writing(&error))?;
-    }
-    let inputs = graph.inputs().iter().map(|input| Some(input.value)).collect();
-    // A node of a name that no operator has, for which the graph steps in.
-    let place =
-        NewNode { inputs, outputs: wanted.len(), domain: "onnx-opt".into(), ..NewNode::new("Whole", []) };
-    let node = graph.add_node(place).map_err(|error| writing(&error))?;
-    let mut results = Vec::new();
-    for &result in graph.node(node).outputs() {
-        results.extend(result);
-    }
-    // The node goes, and its results with it: copies of them stay.
-    let mut copies = BTreeMap::new();
-    for (&value, result) in wanted.iter().zip(results) {
-        let copy = graph.add_node(NewNode::new("Identity", [result])).map_err(|error| writing(&error))?;
-        if let Some(copy) = graph.node(copy).output(0) {
-            copies.insert(value, copy);
-        }
-    }
-    graph.inline_graph(node, &body).map_err(|error| writing(&error))?;
-    Ok(copies)
 }
 
 /// A value of the whole graph without what was pruned of it.
@@ -391,7 +357,7 @@ pub(super) fn improve(
 }
 
 /// The weights of a product that give most nearly what the whole one gave. Tells whether there are any.
-fn refit(graph: &mut Graph, product: &Product, found: &[Total]) -> Result<bool, ScoreError> {
+fn refit(graph: &mut Graph, product: &Product, found: &[Total]) -> Result<bool, MeasureError> {
     let [moments, targets] = found else { return Ok(false) };
     let Some(tensor) = graph.constant(product.weight).cloned() else { return Ok(false) };
     let Some(whole) = product.matrix(&tensor) else { return Ok(false) };
@@ -432,7 +398,7 @@ fn refit(graph: &mut Graph, product: &Product, found: &[Total]) -> Result<bool, 
 }
 
 /// y·σ_t/σ_y with the mean of t, by channel.
-fn recalibrate(graph: &mut Graph, channels: &Channels, found: &[Total]) -> Result<bool, ScoreError> {
+fn recalibrate(graph: &mut Graph, channels: &Channels, found: &[Total]) -> Result<bool, MeasureError> {
     let [y, yy, t, tt, count] = found else { return Ok(false) };
     let count = count.values.first().copied().unwrap_or(0.0);
     let Some(scale) = graph.constant(channels.scale).cloned() else { return Ok(false) };
@@ -469,23 +435,4 @@ fn recalibrate(graph: &mut Graph, channels: &Channels, found: &[Total]) -> Resul
     }
     set_bias(graph, channels.node, channels.bias, &bias, given.as_deref().unwrap_or(&scale))?;
     Ok(true)
-}
-
-/// Gives a node a bias of its own, of the element type of `like`.
-pub(crate) fn set_bias(
-    graph: &mut Graph,
-    node: NodeId,
-    slot: usize,
-    bias: &[f64],
-    like: &Tensor,
-) -> Result<(), ScoreError> {
-    let old = graph.node(node).input(slot);
-    let tensor = Tensor::from_f64(like.element(), &[bias.len()], bias);
-    let Some(tensor) = tensor else { return Ok(()) };
-    let new = graph.add_constant(tensor);
-    graph.set_input(node, slot, Some(new))?;
-    if let Some(old) = old {
-        graph.remove_unused_constant(old);
-    }
-    Ok(())
 }

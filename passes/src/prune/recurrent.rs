@@ -2,13 +2,12 @@
 
 use onnx_opt_ir::{Graph, NodeId, Tensor, ValueId};
 
-use super::importance::ScoreError;
 use super::plan::Kept;
 use super::product::{WIDEST, with_ones};
 use super::recover::improve;
 use super::remove::take;
 use crate::gradient::{Refusal, Size, Writer, Written};
-use crate::totals::Total;
+use crate::measure::{MeasureError, Total};
 
 /// One of the two products of a recurrent layer.
 pub(super) struct Recurrent {
@@ -100,7 +99,7 @@ impl Recurrent {
     ///
     /// # Errors
     /// If an edit is refused.
-    pub fn refit(&self, graph: &mut Graph, found: &[Total]) -> Result<bool, ScoreError> {
+    pub fn refit(&self, graph: &mut Graph, found: &[Total]) -> Result<bool, MeasureError> {
         let [moments, targets] = found else { return Ok(false) };
         let Some(tensor) = graph.constant(self.weight).cloned() else { return Ok(false) };
         let &[directions, all, columns] = tensor.shape() else { return Ok(false) };

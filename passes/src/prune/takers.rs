@@ -9,12 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use onnx_opt_ir::{Graph, Model, ValueId};
 
 use super::group::{Group, Groups, Member};
-use super::importance::ScoreError;
 use super::linear::Cholesky;
-use super::measured::{prepared, sums};
 use super::product::Product;
 use crate::gradient::Writer;
-use crate::totals::{Total, Totals};
+use crate::measure::{MeasureError, Total, Totals, prepared, sums};
 
 /// The products that take units of groups.
 pub(super) struct Takers {
@@ -41,7 +39,12 @@ impl Takers {
     ///
     /// # Errors
     /// If the moments cannot be written or run.
-    pub fn of(graph: &Graph, groups: &Groups, base: &Model, totals: &dyn Totals) -> Result<Self, ScoreError> {
+    pub fn of(
+        graph: &Graph,
+        groups: &Groups,
+        base: &Model,
+        totals: &dyn Totals,
+    ) -> Result<Self, MeasureError> {
         let mut model = prepared(graph, base)?;
         let members = groups.groups.iter().flat_map(|group| &group.weights);
         let cut: BTreeSet<(ValueId, usize)> = members.map(|member| (member.value, member.axis)).collect();

@@ -34,7 +34,7 @@ pub enum QuantizeError {
     Graph(#[from] GraphError),
     /// What is measured on samples cannot be.
     #[error(transparent)]
-    Measure(#[from] crate::prune::ScoreError),
+    Measure(#[from] crate::measure::MeasureError),
     /// A constant that was made does not fit its shape.
     #[error(transparent)]
     Tensor(#[from] onnx_opt_ir::tensor::TensorError),

@@ -11,12 +11,9 @@ use super::unit::Kind;
 use super::{Profile, QuantizeError, QuantizeOptions, QuantizeReport, Ranges};
 use crate::cse::CommonSubexpressions;
 use crate::gradient::{Writer, Written};
+use crate::measure::{MeasureError, Totals, beside, prepared, sums};
 use crate::pass::{Pass, PassContext};
-use crate::prune::ScoreError;
-use crate::prune::measured::{prepared, sums};
-use crate::prune::recover::beside;
 use crate::rewrite::{Statistics, place};
-use crate::totals::Totals;
 
 /// What integers in one node cost.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -201,7 +198,7 @@ fn at_once(model: &Model) -> usize {
 
 /// Signal over error of the worst output of each variant of a float model, in decibels, over all samples: 10·log₁₀ of
 /// Σy² over Σ(y − ŷ)². `None` where nothing differs. Outputs that are no floats do not count.
-fn sqnr(model: &Model, variants: &[Graph], totals: &dyn Totals) -> Result<Vec<Option<f64>>, ScoreError> {
+fn sqnr(model: &Model, variants: &[Graph], totals: &dyn Totals) -> Result<Vec<Option<f64>>, MeasureError> {
     let mut work = prepared(&model.graph, model)?;
     let floats = |graph: &Graph| -> Vec<ValueId> {
         let outputs = graph.outputs().iter().map(|output| output.value);

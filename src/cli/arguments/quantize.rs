@@ -37,7 +37,7 @@ pub(super) struct Quantize {
     /// [default: adaround for int8 with --calibrate, else nearest]
     #[arg(long, value_name = "WAY", value_parser = rounding, requires = "scheme", help_heading = "Quantization")]
     rounding: Option<Rounding>,
-    /// Quantize these nodes alone
+    /// Quantize these nodes alone: names, or regular expressions
     #[arg(
         long,
         value_name = "NAMES",
@@ -55,7 +55,7 @@ pub(super) struct Quantize {
         help_heading = "Quantization"
     )]
     operators: Option<Vec<String>>,
-    /// Leave these nodes as they are
+    /// Leave these nodes as they are: names, or regular expressions
     #[arg(
         long,
         value_name = "NAMES",

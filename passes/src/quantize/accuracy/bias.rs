@@ -15,12 +15,9 @@ use serde::Serialize;
 use super::super::insert::{chosen, insert};
 use super::super::unit::{Kind, Unit};
 use super::super::{Profile, QuantizeError, QuantizeOptions, Ranges};
+use crate::bias::{added, set_bias};
 use crate::gradient::Writer;
-use crate::prune::ScoreError;
-use crate::prune::measured::{prepared, sums};
-use crate::prune::product::added;
-use crate::prune::recover::set_bias;
-use crate::totals::Totals;
+use crate::measure::{MeasureError, Totals, prepared, sums};
 
 /// What was corrected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -105,7 +102,7 @@ impl Layer {
     }
 
     /// Adds to the bias what the mean of each channel lacks.
-    fn shift(&self, graph: &mut Graph, wanted: &[f64], found: &[f64]) -> Result<(), ScoreError> {
+    fn shift(&self, graph: &mut Graph, wanted: &[f64], found: &[f64]) -> Result<(), MeasureError> {
         let (node, slot) = self.bias;
         let own = graph.node(node).input(slot).and_then(|bias| graph.constant(bias)).cloned();
         let Some(like) = own.clone().or_else(|| graph.constant(self.weights).cloned()) else { return Ok(()) };
@@ -114,7 +111,7 @@ impl Layer {
             let shift = wanted - found;
             *bias += if shift.is_finite() { shift } else { 0.0 };
         }
-        set_bias(graph, node, slot, &bias, &like)
+        Ok(set_bias(graph, node, slot, &bias, &like)?)
     }
 }
 
@@ -139,7 +136,7 @@ fn levels(graph: &Graph, layers: &[Layer]) -> Vec<Vec<Layer>> {
 }
 
 /// The mean of each channel of the results of layers, over all samples.
-fn means(model: &Model, layers: &[Layer], totals: &dyn Totals) -> Result<Vec<Vec<f64>>, ScoreError> {
+fn means(model: &Model, layers: &[Layer], totals: &dyn Totals) -> Result<Vec<Vec<f64>>, MeasureError> {
     let mut work = prepared(&model.graph, model)?;
     let mut w = Writer::new(&mut work.graph);
     let mut outputs = Vec::new();
