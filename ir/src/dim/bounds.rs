@@ -162,7 +162,7 @@ impl Dim {
     pub(super) fn interval(&self) -> Interval {
         match &self.0 {
             Repr::Fixed(value) => Interval::point(*value),
-            Repr::Expression(expression) => expression.interval,
+            Repr::Expression(expression) => expression.interval(),
         }
     }
 

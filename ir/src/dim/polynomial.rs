@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use smallvec::SmallVec;
 
@@ -427,7 +427,14 @@ pub(super) struct Expression {
     size: u32,
     /// How deep atoms stand inside one another.
     depth: u32,
-    pub(super) interval: Interval,
+    /// Its bounds, once somebody has asked for them: most expressions are steps on the way to another.
+    interval: OnceLock<Interval>,
+}
+
+impl Expression {
+    pub(super) fn interval(&self) -> Interval {
+        *self.interval.get_or_init(|| Interval::of_polynomial(&self.polynomial))
+    }
 }
 
 impl PartialEq for Expression {
@@ -480,7 +487,7 @@ impl Dim {
         if !polynomial.within_limits(size, depth) {
             return Opaque::of_polynomial(&polynomial);
         }
-        let interval = Interval::of_polynomial(&polynomial);
+        let interval = OnceLock::new();
         Dim(Repr::Expression(Arc::new(Expression { polynomial, size, depth, interval })))
     }
 

@@ -518,7 +518,12 @@ impl Graph {
             self.attach(node, Slot::Capture(slot as u32), value);
         }
         self.nodes[node.0].captures = captures;
-        self.propagate([node]);
+        if self.node(node).bodies().any(|body| !body.inputs().is_empty()) {
+            self.propagate([node]);
+        } else if matches!(self.infer_node(node), Ok(true)) {
+            // Bodies that are told nothing but what they capture have kept their types in step themselves.
+            self.propagate(self.users(node));
+        }
         Ok(result)
     }
 

@@ -80,19 +80,18 @@ impl Graph {
             if !matches!(self.infer_node(node), Ok(true)) {
                 continue;
             }
-            let consumers: Vec<NodeId> = self
-                .node(node)
-                .outputs
-                .iter()
-                .flatten()
-                .flat_map(|&output| self.consumers(output).map(|consumer| consumer.node))
-                .collect();
-            for consumer in consumers {
-                if queued.insert(consumer) {
-                    queue.push_back(consumer);
+            for user in self.users(node) {
+                if queued.insert(user) {
+                    queue.push_back(user);
                 }
             }
         }
+    }
+
+    /// The nodes that use results of a node.
+    pub(super) fn users(&self, node: NodeId) -> Vec<NodeId> {
+        let results = self.node(node).outputs.iter().flatten();
+        results.flat_map(|&result| self.consumers(result).map(|consumer| consumer.node)).collect()
     }
 
     /// What is known of the values that the bodies of a node capture, by index.

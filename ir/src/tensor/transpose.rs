@@ -101,18 +101,25 @@ fn by_blocks<const WIDTH: usize>(raw: &[u8], axes: &[Axis]) -> Option<Vec<u8>> {
                 // Lines that are far apart may displace each other from a cache: each of them is touched once.
                 let mut square = [[[0; WIDTH]; BLOCK]; BLOCK];
                 for (x, line) in square[..width].iter_mut().enumerate() {
-                    let start = from + top + (left + x) * row.from;
-                    line[..height].copy_from_slice(&operand[start..start + height]);
+                    copy(&operand[from + top + (left + x) * row.from..], line, height);
                 }
                 for y in 0..height {
-                    let start = to + (top + y) * column.to + left;
-                    let line = &mut result[start..start + width];
-                    line.iter_mut().zip(&square).for_each(|(element, column)| *element = column[y]);
+                    let line: [_; BLOCK] = std::array::from_fn(|x| square[x][y]);
+                    copy(&line, &mut result[to + (top + y) * column.to + left..], width);
                 }
             }
         }
     });
     Some(out)
+}
+
+/// The first `count` elements, which are at most a line; a whole one by moves of a size that the compiler knows.
+fn copy<T: Copy>(from: &[T], to: &mut [T], count: usize) {
+    if count == BLOCK {
+        to[..BLOCK].copy_from_slice(&from[..BLOCK]);
+    } else {
+        to[..count].copy_from_slice(&from[..count]);
+    }
 }
 
 #[cfg(test)]

@@ -74,6 +74,17 @@ impl Match {
         }
     }
 
+    /// Bindings and nodes so far.
+    fn len(&self) -> (usize, usize) {
+        (self.bound.len(), self.nodes.len())
+    }
+
+    /// Forgets what came after the first so many bindings and nodes.
+    fn truncate(&mut self, (bound, nodes): (usize, usize)) {
+        self.bound.truncate(bound);
+        self.nodes.truncate(nodes);
+    }
+
     fn get(&self, name: &str) -> Option<&Bound> {
         self.bound.iter().find(|(known, _)| *known == name).map(|(_, bound)| bound)
     }
@@ -163,11 +174,11 @@ impl OpPattern {
             if swapped && !swaps {
                 break;
             }
-            let mut attempt = found.clone();
-            if self.operands_match(graph, id, node, swapped, &mut attempt) {
-                *found = attempt;
+            let before = found.len();
+            if self.operands_match(graph, id, node, swapped, found) {
                 return true;
             }
+            found.truncate(before);
         }
         false
     }

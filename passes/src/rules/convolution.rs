@@ -6,7 +6,9 @@
 use onnx_opt_ir::{Attributes, Graph, Node, ValueId};
 
 use super::facts::element;
-use super::weights::{Affine, Channels, bias_values, dot, numbers, own_weight, repeated, rounded, scaled};
+use super::weights::{
+    Affine, Channels, bias_values, dot, each_row, numbers, own_weight, repeated, rounded, scaled,
+};
 use crate::rewrite::{Miss, Operand, Patch, Rewrite, Site, ensure, found};
 
 rules! {
@@ -188,9 +190,12 @@ fn take_in_before(site: &Site<'_>, x: ValueId, y: ValueId) -> Rewrite {
         let mut values = bias_values(graph, convolution.bias, convolution.outputs)?;
         let shifts = repeated(&convolution.along_second(&affine.shift), convolution.places);
         let row = convolution.shape[1] * convolution.places;
-        let rows = numbers(tensor)?;
-        let rows = rows.chunks(row.max(1)).zip(shifts.chunks(row.max(1)).cycle());
-        values.iter_mut().zip(rows).for_each(|(value, (row, shifts))| *value += dot(row, shifts));
+        let mut sums = values.iter_mut().zip(shifts.chunks(row.max(1)).cycle());
+        each_row(tensor, row, &mut |row| {
+            if let Some((value, shifts)) = sums.next() {
+                *value += dot(row, shifts);
+            }
+        })?;
         convolution.new_bias(&mut patch, values)?
     } else {
         convolution.bias.into()
@@ -224,13 +229,10 @@ fn compose(site: &Site<'_>, y: ValueId) -> Rewrite {
     // and place of the first. One of the kernels has one place.
     let row = inputs * first.places;
     let mut product = vec![0.0; elements];
-    for (index, factor) in w.iter().enumerate() {
-        let (output, channel, place) =
-            (index / (inner * second.places), index / second.places % inner, index % second.places);
-        let sums = &mut product[(output * second.places + place) * row..][..row];
-        for (sum, value) in sums.iter_mut().zip(&v[channel * row..][..row]) {
-            *sum += factor * value;
-        }
+    for (index, sums) in product.chunks_mut(row.max(1)).enumerate() {
+        let (output, place) = (index / second.places, index % second.places);
+        let factors = w[output * inner * second.places..].iter().skip(place).step_by(second.places);
+        add_rows(sums, &v, &factors.take(inner).copied().collect::<Vec<_>>());
     }
     let ordered = (0..elements).map(|index| {
         let (output, rest) = (index / (row * second.places), index % (row * second.places));
@@ -255,6 +257,24 @@ fn compose(site: &Site<'_>, y: ValueId) -> Rewrite {
     };
     let new = patch.node("Conv", [node.input(0).into(), weight, bias], attributes);
     crate::rewrite::language::finish(site, patch, new)
+}
+
+/// Adds rows of the length of `sums`, each multiplied by its factor.
+fn add_rows(sums: &mut [f64], rows: &[f64], factors: &[f64]) {
+    let length = sums.len();
+    let (fours, rest) = factors.as_chunks::<4>();
+    // The sums are loaded and stored once for four rows.
+    for (rows, [a, b, c, d]) in rows.chunks_exact(4 * length).zip(fours) {
+        let (first, second) = rows.split_at(2 * length);
+        let (first, second) = (first.split_at(length), second.split_at(length));
+        let terms = first.0.iter().zip(first.1).zip(second.0.iter().zip(second.1));
+        for (sum, ((w, x), (y, z))) in sums.iter_mut().zip(terms) {
+            *sum += a * w + b * x + c * y + d * z;
+        }
+    }
+    for (row, factor) in rows[4 * length * fours.len()..].chunks_exact(length).zip(rest) {
+        sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += factor * value);
+    }
 }
 
 /// Attributes and shape of the weight of the composition.

@@ -111,7 +111,7 @@ fn joined(tensors: &[&Tensor], axis: usize) -> Result<Tensor, Miss> {
     ensure(bytes <= LARGEST, "the weights are large: their products gain nothing side by side")?;
     shape[axis] = sizes.iter().sum();
     let blocks: usize = shape[..axis].iter().product();
-    let mut raw = Vec::new();
+    let mut raw = Vec::with_capacity(bytes);
     for block in 0..blocks {
         for tensor in tensors {
             let length = tensor.byte_len() / blocks;

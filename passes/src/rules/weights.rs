@@ -172,17 +172,44 @@ pub(super) fn bias_values(graph: &Graph, bias: Option<ValueId>, count: usize) ->
 /// # Errors
 /// For other types.
 pub(super) fn numbers(tensor: &Tensor) -> Result<Vec<f64>, Miss> {
-    fn decode<const N: usize>(raw: &[u8], read: fn([u8; N]) -> f64) -> Vec<f64> {
-        raw.as_chunks::<N>().0.iter().map(|&bytes| read(bytes)).collect()
+    let mut all = Vec::with_capacity(tensor.len());
+    decode(tensor.element(), tensor.raw(), &mut all)?;
+    Ok(all)
+}
+
+/// Shows the elements of a floating-point tensor in rows of so many, of which one at a time is held.
+///
+/// # Errors
+/// For other types.
+pub(super) fn each_row(tensor: &Tensor, length: usize, visit: &mut dyn FnMut(&[f64])) -> Result<(), Miss> {
+    let bytes = tensor.element().raw_len(length).unwrap_or(0).max(1);
+    let mut row = Vec::with_capacity(length);
+    for raw in tensor.raw().chunks(bytes) {
+        row.clear();
+        decode(tensor.element(), raw, &mut row)?;
+        visit(&row);
     }
-    let raw = tensor.raw();
-    Ok(match tensor.element() {
-        ElementType::Float => decode(raw, |bytes| f32::from_le_bytes(bytes).into()),
-        ElementType::Double => decode(raw, f64::from_le_bytes),
-        ElementType::Float16 => decode(raw, |bytes| f16::from_le_bytes(bytes).to_f64()),
-        ElementType::Bfloat16 => decode(raw, |bytes| bf16::from_le_bytes(bytes).to_f64()),
+    Ok(())
+}
+
+/// Appends the numbers that these bytes are.
+fn decode(element: ElementType, raw: &[u8], numbers: &mut Vec<f64>) -> Result<(), Miss> {
+    match element {
+        ElementType::Float => {
+            numbers.extend(raw.as_chunks().0.iter().map(|&bytes| f64::from(f32::from_le_bytes(bytes))));
+        }
+        ElementType::Double => {
+            numbers.extend(raw.as_chunks().0.iter().map(|&bytes| f64::from_le_bytes(bytes)))
+        }
+        ElementType::Float16 => {
+            numbers.extend(raw.as_chunks().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f64()));
+        }
+        ElementType::Bfloat16 => {
+            numbers.extend(raw.as_chunks().0.iter().map(|&bytes| bf16::from_le_bytes(bytes).to_f64()));
+        }
         _ => return Err("the constant is not floating-point".into()),
-    })
+    }
+    Ok(())
 }
 
 /// A tensor of these numbers, each rounded to the element type.
@@ -224,24 +251,42 @@ pub(super) fn rounded(
 /// If a product leaves the range of the element type, or so many vanish at its lower end that digits are lost.
 pub(super) fn scaled(tensor: &Tensor, run: usize, factors: &[f64]) -> Result<Tensor, Miss> {
     let raw = tensor.raw();
-    let (raw, relative_error) = match tensor.element() {
-        ElementType::Float => {
-            scaled_runs(raw, run, factors, |x| f32::from_le_bytes(x).into(), |x| (x as f32).to_le_bytes())
-        }
-        ElementType::Double => scaled_runs(raw, run, factors, f64::from_le_bytes, f64::to_le_bytes),
-        ElementType::Float16 => {
-            let encode = |x| f16::from_f64(x).to_le_bytes();
-            scaled_runs(raw, run, factors, |x| f16::from_le_bytes(x).to_f64(), encode)
-        }
-        ElementType::Bfloat16 => {
-            let encode = |x| bf16::from_f64(x).to_le_bytes();
-            scaled_runs(raw, run, factors, |x| bf16::from_le_bytes(x).to_f64(), encode)
-        }
+    let raw = match tensor.element() {
+        ElementType::Float => scaled_runs(
+            raw,
+            run,
+            factors,
+            |x| f32::from_le_bytes(x).into(),
+            |x| (x as f32).to_le_bytes(),
+            [f32::MIN_POSITIVE.into(), f32::MAX.into(), f32::EPSILON.into()],
+        ),
+        ElementType::Double => scaled_runs(
+            raw,
+            run,
+            factors,
+            f64::from_le_bytes,
+            f64::to_le_bytes,
+            [f64::MIN_POSITIVE, f64::MAX, f64::EPSILON],
+        ),
+        ElementType::Float16 => scaled_runs(
+            raw,
+            run,
+            factors,
+            |x| f16::from_le_bytes(x).to_f64(),
+            |x| f16::from_f64(x).to_le_bytes(),
+            [f16::MIN_POSITIVE, f16::MAX, f16::EPSILON].map(f16::to_f64),
+        ),
+        ElementType::Bfloat16 => scaled_runs(
+            raw,
+            run,
+            factors,
+            |x| bf16::from_le_bytes(x).to_f64(),
+            |x| bf16::from_f64(x).to_le_bytes(),
+            [bf16::MIN_POSITIVE, bf16::MAX, bf16::EPSILON].map(bf16::to_f64),
+        ),
         _ => return Err("the weight is not floating-point".into()),
     };
-    ensure(relative_error.is_finite(), "a folded weight would leave the range of its type")?;
-    ensure(relative_error <= precision(tensor.element()), "the folded weights would lose digits")?;
-    Tensor::from_raw(tensor.element(), tensor.shape(), raw.into()).map_err(|error| error.to_string().into())
+    Tensor::from_raw(tensor.element(), tensor.shape(), raw?.into()).map_err(|error| error.to_string().into())
 }
 
 /// Sums that are added up side by side, as one would wait for the other.
@@ -256,15 +301,19 @@ pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
     sums.iter().sum()
 }
 
-/// The elements of runs, multiplied by the factor of each run and rounded, and the sum of the errors as a part of the
-/// sum of the products: not finite if an element is not.
+/// The elements of runs, multiplied by the factor of each run and rounded to a type with this smallest normal number,
+/// largest number and distance of one from the next.
+///
+/// # Errors
+/// If an element is not finite, or the errors of rounding sum up to more than digits at their end.
 fn scaled_runs<const N: usize>(
     raw: &[u8],
     run: usize,
     factors: &[f64],
     decode: impl Fn([u8; N]) -> f64,
     encode: impl Fn(f64) -> [u8; N],
-) -> (Vec<u8>, f64) {
+    [smallest, largest, epsilon]: [f64; 3],
+) -> Result<Vec<u8>, Miss> {
     let elements = raw.as_chunks::<N>().0;
     // Lines that are as long as all short runs together have a factor for each element.
     let lines = run < SHORT;
@@ -272,26 +321,35 @@ fn scaled_runs<const N: usize>(
         true => repeated(factors, run),
         false => Vec::new(),
     };
-    let line = if lines { each.len() } else { run };
+    let line = if lines { each.len() } else { run }.max(1);
     let mut result: Vec<[u8; N]> = Vec::with_capacity(elements.len());
-    let (mut total, mut lost) = ([0.0; LANES], [0.0; LANES]);
-    let mut multiply = |place: usize, element: [u8; N], factor: f64| {
-        let exact = decode(element) * factor;
-        let rounded = encode(exact);
-        total[place % LANES] += exact.abs();
-        lost[place % LANES] += (exact - decode(rounded)).abs();
-        rounded
-    };
-    for (elements, &factor) in elements.chunks(line.max(1)).zip(factors.iter().cycle()) {
-        let elements = elements.iter().enumerate();
+    let mut is_normal = true;
+    for (elements, &factor) in elements.chunks(line).zip(factors.iter().cycle()) {
+        let start = result.len();
         match lines {
             true => result
-                .extend(elements.zip(&each).map(|((place, &element), &own)| multiply(place, element, own))),
-            false => result.extend(elements.map(|(place, &element)| multiply(place, element, factor))),
+                .extend(elements.iter().zip(&each).map(|(&element, &own)| encode(decode(element) * own))),
+            false => result.extend(elements.iter().map(|&element| encode(decode(element) * factor))),
         }
+        is_normal &= elements.iter().zip(&result[start..]).fold(true, |all, (&element, &rounded)| {
+            let size = decode(rounded).abs();
+            all & (size <= largest) & ((size >= smallest) | (decode(element) == 0.0))
+        });
     }
-    let (total, lost) = (total.iter().sum::<f64>(), lost.iter().sum::<f64>());
-    (result.into_flattened(), if lost == 0.0 { 0.0 } else { lost / total })
+    // Normal numbers keep their digits. Others are rare, and few of them do no harm.
+    if !is_normal {
+        let factor =
+            |place: usize| if lines { each[place % line] } else { factors[place / line % factors.len()] };
+        let (mut total, mut lost) = (0.0, 0.0);
+        for (place, (&element, &rounded)) in elements.iter().zip(&result).enumerate() {
+            let exact = decode(element) * factor(place);
+            total += exact.abs();
+            lost += (exact - decode(rounded)).abs();
+        }
+        ensure(f64::is_finite(total + lost), "a folded weight would leave the range of its type")?;
+        ensure(lost <= epsilon * total, "the folded weights would lose digits")?;
+    }
+    Ok(result.into_flattened())
 }
 
 /// Elements of a run that is too short for a loop of its own.
@@ -300,16 +358,6 @@ const SHORT: usize = 32;
 /// Each number so many times.
 pub(super) fn repeated(numbers: &[f64], times: usize) -> Vec<f64> {
     numbers.iter().flat_map(|&number| std::iter::repeat_n(number, times)).collect()
-}
-
-/// Twice the largest relative error of rounding to a type.
-fn precision(element: ElementType) -> f64 {
-    match element {
-        ElementType::Float => f32::EPSILON.into(),
-        ElementType::Float16 => f16::EPSILON.to_f64(),
-        ElementType::Bfloat16 => bf16::EPSILON.to_f64(),
-        _ => f64::EPSILON,
-    }
 }
 
 #[cfg(test)]
