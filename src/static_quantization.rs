@@ -10,12 +10,14 @@ use onnx_opt_ir::{Graph, GraphError, ImportError, Model, export, import};
 use onnx_opt_passes::Target;
 use onnx_opt_passes::measure::Totals as _;
 use onnx_opt_passes::quantize::accuracy::{
-    Corrected, LayerMoments, Rounding, WeightRounding, correct_biases, equalize, smooth,
+    Corrected, LayerMoments, Rounding, Smoothing, WeightRounding, best_ranges, correct_biases, equalize,
+    smooth,
 };
 use onnx_opt_passes::quantize::oracle::{Prediction, predict};
 use onnx_opt_passes::quantize::sensitivity::{Calibrated, Mixed, Sensitivity, mix, sensitivities, without};
 use onnx_opt_passes::quantize::{
-    Observer, Placement, Profile, QuantizeError, QuantizeOptions, QuantizeReport, insert, observed, prepare,
+    Observer, Placement, Profile, QuantizeError, QuantizeOptions, QuantizeReport, Ranges, insert, observed,
+    prepare,
 };
 use serde::Serialize;
 use thiserror::Error;
@@ -37,7 +39,7 @@ pub struct StaticQuantization {
     /// What a calibration found, in place of another one.
     pub calibration: Option<PathBuf>,
     /// How ranges are chosen.
-    pub observer: Observer,
+    pub observer: Option<Observer>,
     /// Of these nodes alone, where given: names, or regular expressions where no node has such a name.
     pub nodes: Vec<String>,
     /// Of these operators alone, where given.
@@ -48,8 +50,8 @@ pub struct StaticQuantization {
     pub per_tensor: bool,
     /// Whether channels are brought to about the same range before (cross-layer equalization).
     pub equalize: bool,
-    /// How far outliers of activations go into weights before, from 0 to 1 (SmoothQuant).
-    pub smooth: Option<f32>,
+    /// How outliers of activations go into weights before, if they do (SmoothQuant).
+    pub smoothing: Option<Smoothing>,
     /// Whether biases take back what integers shift (bias correction).
     pub bias_correction: bool,
     /// Signal over error that every output is to have on the samples, in decibels: nodes that cost most stay floats until
@@ -158,7 +160,7 @@ pub struct StaticReport {
     /// Pairs of products whose channels were brought to about the same range, where that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub equalized: Option<usize>,
-    /// Normalizations whose outliers went into weights, where that was asked for.
+    /// Values whose outliers went into weights, where that was looked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub smoothed: Option<usize>,
     /// What stays floats for the sake of the outputs, where that was asked for.
@@ -193,7 +195,7 @@ const RANDOM_SAMPLES: usize = 8;
 /// If the target says nothing of integers, or the model cannot be put so.
 pub fn prepared(model: &mut Model, target: &Target) -> Result<Profile, StaticError> {
     let profile = target.quantization().ok_or_else(|| StaticError::NoProfile(target.name.clone()))?;
-    prepare(model, &profile)?;
+    prepare(model, &profile, target.highest_opset)?;
     *model = import(export(model).into())?;
     Ok(profile)
 }
@@ -220,18 +222,12 @@ pub fn quantize(
     }
     let mut options = wanted.options(&model.graph)?;
     let equalized = if wanted.equalize { Some(equalize(&mut model.graph)?) } else { None };
-    let smoothed = match wanted.smooth {
-        Some(alpha) => {
-            let largest = largest(model, &wanted.data, &wanted.sampling(calibration), listener)?;
-            Some(smooth(&mut model.graph, &largest, alpha)?)
-        }
-        None => None,
-    };
+    let smoothed = wanted.smoothed(model, &profile, calibration, listener)?;
     let names = observed(&model.graph, &profile, &options);
     let no_kernel = strangers(&model.graph, &profile);
     let mut report = StaticReport {
         scheme: "int8",
-        observer: wanted.observer.to_string(),
+        observer: wanted.observers(),
         samples: 0,
         random: false,
         rounding: wanted.rounding.name(),
@@ -247,7 +243,7 @@ pub fn quantize(
     };
     if !names.is_empty() {
         let found = wanted.calibration(model, &names, calibration, listener)?;
-        let ranges = found.ranges(wanted.observer, profile.activations, profile.symmetric);
+        let ranges = wanted.ranges(&found, model, &profile, &options, calibration)?;
         (report.samples, report.random) = (found.samples, found.random);
         options.weights = wanted.weights(model, calibration, listener)?;
         if let Some(wanted_db) = wanted.min_sqnr {
@@ -296,15 +292,18 @@ pub fn sensitivity(
     let options = wanted.options(&model.graph)?;
     let mut report = SensitivityReport {
         target: target.name.clone(),
-        observer: wanted.observer.to_string(),
+        observer: wanted.observers(),
         ..SensitivityReport::default()
     };
+    let mut model = model.clone();
+    wanted.smoothed(&mut model, &profile, calibration, listener)?;
+    let model = &model;
     let names = observed(&model.graph, &profile, &options);
     if names.is_empty() {
         return Ok(report);
     }
     let found = wanted.calibration(model, &names, calibration, listener)?;
-    let ranges = found.ranges(wanted.observer, profile.activations, profile.symmetric);
+    let ranges = wanted.ranges(&found, model, &profile, &options, calibration)?;
     listener.stage("nodes on integers");
     let measure = wanted.measure(&model.graph, calibration, &Silent)?.at_most(COMPARED);
     (report.samples, report.compared, report.random) = (found.samples, measure.samples(), found.random);
@@ -377,19 +376,37 @@ impl StaticQuantization {
         // What samples tell of the operands costs time and no speed of the result.
         let rounding = if data.is_empty() { Rounding::Nearest } else { Rounding::AdaRound };
         Self {
+            smoothing: (!data.is_empty()).then_some(Smoothing::WHERE_IT_PAYS),
             data,
             calibration: None,
-            observer: Observer::SquaredError,
+            observer: None,
             nodes: Vec::new(),
             operators: BTreeSet::new(),
             exclude: Vec::new(),
             per_tensor: false,
             equalize: false,
-            smooth: None,
             bias_correction: false,
             min_sqnr: None,
             rounding,
         }
+    }
+
+    /// Moves outliers into weights, where that is wanted, and tells at how many places.
+    fn smoothed(
+        &self,
+        model: &mut Model,
+        profile: &Profile,
+        calibration: &CalibrateOptions,
+        listener: &dyn Listener,
+    ) -> Result<Option<usize>, StaticError> {
+        let Some(smoothing) = self.smoothing else { return Ok(None) };
+        let largest = largest(model, profile, &self.data, &self.sampling(calibration), listener)?;
+        let count = smooth(&mut model.graph, &largest, smoothing, profile)?;
+        if count > 0 {
+            // New values get names, by which they are calibrated.
+            *model = import(export(model).into())?;
+        }
+        Ok(Some(count))
     }
 
     fn options(&self, graph: &Graph) -> Result<QuantizeOptions, StaticError> {
@@ -453,6 +470,39 @@ impl StaticQuantization {
             false => LayerMoments::new(),
         };
         Ok(WeightRounding::new(self.rounding, moments))
+    }
+
+    /// How ranges are chosen, in words.
+    fn observers(&self) -> String {
+        match (self.observer, self.data.is_empty()) {
+            (Some(observer), _) => observer.to_string(),
+            (None, true) => Observer::CANDIDATES[0].to_string(),
+            (None, false) => {
+                let [usual, second, third] = Observer::CANDIDATES;
+                format!("the best of {usual}, {second} and {third}")
+            }
+        }
+    }
+
+    /// The ranges of values: by the observer that is asked for, else by that of the candidates by which products change
+    /// least on the samples, if there are some.
+    fn ranges(
+        &self,
+        found: &Calibration,
+        model: &Model,
+        profile: &Profile,
+        options: &QuantizeOptions,
+        calibration: &CalibrateOptions,
+    ) -> Result<Ranges, StaticError> {
+        let by = |observer: Observer| found.ranges(observer, profile.activations, profile.symmetric);
+        if let Some(observer) = self.observer {
+            return Ok(by(observer));
+        }
+        if self.data.is_empty() {
+            return Ok(by(Observer::CANDIDATES[0]));
+        }
+        let measure = self.measure(&model.graph, calibration, &Silent)?.at_most(COMPARED);
+        Ok(best_ranges(model, &Observer::CANDIDATES.map(by), profile, options, &measure)?)
     }
 
     /// What runs models on the samples.

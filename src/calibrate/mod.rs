@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use onnx_opt_ir::graph::Producer;
 use onnx_opt_ir::{Graph, Model, NodeId, Type, ValueId, export};
-use onnx_opt_passes::quantize::Statistics;
 use onnx_opt_passes::quantize::accuracy::{Largest, Layer, LayerMoments, layers, smoothable};
+use onnx_opt_passes::quantize::{Profile, Statistics};
 use onnx_opt_proto::{temporary_prefix, write_stream};
 use tempfile::TempDir;
 use thiserror::Error;
@@ -176,11 +176,12 @@ pub fn moments(
 /// Those of [`calibrate`].
 pub fn largest(
     model: &Model,
+    profile: &Profile,
     data: &[PathBuf],
     options: &CalibrateOptions,
     listener: &dyn Listener,
 ) -> Result<Largest, CalibrateError> {
-    let names: BTreeSet<String> = smoothable(&model.graph).into_iter().collect();
+    let names: BTreeSet<String> = smoothable(&model.graph, profile).into_iter().collect();
     if names.is_empty() {
         return Ok(Largest::new());
     }

@@ -87,7 +87,7 @@ fn before(report: &StaticReport) -> String {
         done.push(format!("channels between {pairs} pairs of products were equalized"));
     }
     if let Some(count) = report.smoothed.filter(|&count| count > 0) {
-        done.push(format!("outliers behind {count} normalizations went into weights"));
+        done.push(format!("outliers of {count} values that products take went into weights"));
     }
     if done.is_empty() { String::new() } else { format!(" before: {}\n", done.join("; ")) }
 }

@@ -17,6 +17,8 @@ use super::{DataError, DataErrorKind, Input, Named, Sample, arrange, extension, 
 /// As many samples as take so many bytes make a batch of open size, but no more than [`MOST_ROWS`].
 const FEED_BYTES: usize = 64 << 10;
 const MOST_ROWS: usize = 64;
+/// An integer is most often a token, of which a model makes a vector first thing.
+const TOKEN_BYTES: usize = 1 << 10;
 
 /// The sets of inputs that a sample divides into, read one after the other.
 pub struct Feeds<'a> {
@@ -227,8 +229,7 @@ fn divide(arrays: &mut [Array], inputs: &[Input]) -> Result<(usize, usize), Data
             && rows > 1
             && open.len() == arrays.iter().filter(|array| !array.shape.is_empty()).count() =>
         {
-            let bytes: usize =
-                open.iter().map(|&index| arrays[index].shape[1..].iter().product::<usize>() * 4).sum();
+            let bytes: usize = open.iter().map(|&index| row_bytes(&arrays[index], inputs)).sum();
             let most = (FEED_BYTES / bytes.max(1)).clamp(1, MOST_ROWS).min(rows);
             (1..=most).rev().find(|take| rows % take == 0).unwrap_or(1)
         }
@@ -238,6 +239,13 @@ fn divide(arrays: &mut [Array], inputs: &[Input]) -> Result<(usize, usize), Data
         arrays[index].take = Take::Rows(take);
     }
     Ok(fixed.unwrap_or((rows / take, rows)))
+}
+
+/// Bytes that a row of an array makes a model work on.
+fn row_bytes(array: &Array, inputs: &[Input]) -> usize {
+    let is_integer = expected(&array.name, inputs).is_some_and(ElementType::is_integer);
+    let bytes = if is_integer { TOKEN_BYTES } else { size_of::<f32>() };
+    array.shape[1..].iter().product::<usize>().saturating_mul(bytes)
 }
 
 /// Whether an axis, the first of so many, counts samples.

@@ -106,14 +106,12 @@ impl TractEval {
         if results.len() < message.output.len() {
             return Err(failed(format!("{} gave {} results", node.op_type(), results.len())));
         }
-        node.outputs()
-            .iter()
-            .enumerate()
-            .map(|(index, output)| match (output, results.get(index)) {
-                (Some(_), Some(result)) => Ok(Some(carriers.unload(from_tract(result)?)?)),
-                _ => Ok(None),
-            })
-            .collect()
+        let mut results = results.into_iter();
+        let outputs = node.outputs().iter().map(|output| match (output, results.next()) {
+            (Some(_), Some(result)) => Ok(Some(carriers.unload(from_tract(result.into_arc_tensor())?)?)),
+            _ => Ok(None),
+        });
+        outputs.collect()
     }
 }
 
@@ -434,8 +432,8 @@ impl Loaded {
         if results.len() != self.outputs.len() {
             return Err(failed(format!("{} results for {} outputs", results.len(), self.outputs.len())));
         }
-        let outputs = self.outputs.iter().zip(&results);
-        outputs.map(|(name, result)| Ok((name.clone(), from_tract(result)?))).collect()
+        let outputs = self.outputs.iter().zip(results);
+        outputs.map(|(name, result)| Ok((name.clone(), from_tract(result.into_arc_tensor())?))).collect()
     }
 }
 
@@ -671,10 +669,19 @@ fn to_tract(tensor: &Tensor) -> Result<tract_onnx::prelude::Tensor, EngineError>
     unsafe { tract_onnx::prelude::Tensor::from_raw_dt(datum, tensor.shape(), raw) }.map_err(tract_failed)
 }
 
-fn from_tract(tensor: &tract_onnx::prelude::Tensor) -> Result<Tensor, EngineError> {
+/// The elements of a tensor of tract, which lives as long as they are read: results may be large, and are not copied.
+struct Elements(Arc<tract_onnx::prelude::Tensor>);
+
+impl AsRef<[u8]> for Elements {
+    fn as_ref(&self) -> &[u8] {
+        self.0.try_as_plain_ram().map(|view| view.as_bytes()).unwrap_or_default()
+    }
+}
+
+fn from_tract(tensor: Arc<tract_onnx::prelude::Tensor>) -> Result<Tensor, EngineError> {
     if tensor.datum_type() == DatumType::TDim {
         let integers = tensor.cast_to_dt(DatumType::I64).map_err(tract_failed)?;
-        return from_tract(&integers);
+        return from_tract(integers.into_owned().into_arc_tensor());
     }
     let view = tensor.try_as_plain_ram().map_err(tract_failed)?;
     if tensor.datum_type() == DatumType::String {
@@ -685,8 +692,8 @@ fn from_tract(tensor: &tract_onnx::prelude::Tensor) -> Result<Tensor, EngineErro
     let element =
         ElementType::ALL.iter().copied().find(|&element| datum_type(element) == Some(tensor.datum_type()));
     let element = element.ok_or_else(|| unsupported(format!("results of {:?}", tensor.datum_type())))?;
-    let raw = Bytes::copy_from_slice(view.as_bytes());
-    Tensor::from_raw(element, tensor.shape(), raw).map_err(failed)
+    let shape = tensor.shape().to_vec();
+    Tensor::from_raw(element, &shape, Bytes::from_owner(Elements(tensor))).map_err(failed)
 }
 
 #[cfg(test)]

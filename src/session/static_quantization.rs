@@ -82,10 +82,6 @@ fn warnings(report: &StaticReport) -> Vec<String> {
             "no channels were equalized: between no two products is only what scales with them".to_owned(),
         );
     }
-    if report.smoothed == Some(0) {
-        found
-            .push("nothing was smoothed: there is no LayerNormalization that products alone take".to_owned());
-    }
     if report.placed.quantized.is_empty() {
         found.push("nothing was quantized: no operator in question would gain by it".to_owned());
     } else if !report.placed.faster {

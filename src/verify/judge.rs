@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use onnx_opt_ir::engine::{EngineError, Executor};
+use onnx_opt_ir::engine::{EngineError, Executor, Named, Runner};
 use onnx_opt_ir::load::load;
 use onnx_opt_ir::{Tensor, ValueId};
 use onnx_opt_proto::{GraphProto, ModelProto, TensorProto};
@@ -93,24 +93,44 @@ pub(super) fn judge(request: &Request, original: &[u8], optimized: &[u8], data: 
         Err(reason) => return Verdict::Cannot(reason),
     };
     let other = other.as_deref().unwrap_or(&*executor);
-    let judge = Judge { executor: &*executor, other, request, original, optimized };
+    let original = Subject { executor: &*executor, model: original, runner: None };
+    let optimized = Subject { executor: other, model: optimized, runner: None };
+    let mut judge = Judge { request, original, optimized };
     if data.is_empty() { judge.on_random(&specs) } else { judge.on_data(data) }
 }
 
-struct Judge<'a> {
+/// A model and what runs it.
+struct Subject<'a> {
     executor: &'a dyn Executor,
-    /// Runs the optimized model.
-    other: &'a dyn Executor,
+    model: &'a [u8],
+    /// The loaded model, from the first run on.
+    runner: Option<Box<dyn Runner + 'a>>,
+}
+
+impl Subject<'_> {
+    fn run(&mut self, set: &InputSet) -> Result<Named, EngineError> {
+        let mut runner = match self.runner.take() {
+            Some(runner) => runner,
+            None => self.executor.prepare(self.model)?,
+        };
+        let outputs = runner.run(set)?;
+        // One that failed is not used again.
+        self.runner = Some(runner);
+        Ok(outputs)
+    }
+}
+
+struct Judge<'a> {
     request: &'a Request,
-    original: &'a [u8],
-    optimized: &'a [u8],
+    original: Subject<'a>,
+    optimized: Subject<'a>,
 }
 
 impl Judge<'_> {
-    fn on_data(&self, data: &[InputSet]) -> Verdict {
+    fn on_data(&mut self, data: &[InputSet]) -> Verdict {
         let mut tally = Tally::default();
         for set in data {
-            match self.executor.run(self.original, set) {
+            match self.original.run(set) {
                 Ok(outputs) => {
                     if let Err(verdict) = self.compare(&mut tally, set, &outputs) {
                         return verdict;
@@ -123,7 +143,7 @@ impl Judge<'_> {
     }
 
     /// As many seeds as asked, on two choices of sizes where sizes are open and the model runs with both.
-    fn on_random(&self, specs: &[InputSpec]) -> Verdict {
+    fn on_random(&mut self, specs: &[InputSpec]) -> Verdict {
         let begin = Instant::now();
         let enough = Duration::from_secs(self.request.seconds) / 3;
         let open = |spec: &InputSpec| {
@@ -146,7 +166,7 @@ impl Judge<'_> {
                 Ok(set) => set,
                 Err(reason) => return Verdict::Cannot(reason),
             };
-            let ran = self.executor.run(self.original, &set);
+            let ran = self.original.run(&set);
             let empty = |outputs: &[(String, Tensor)]| {
                 !outputs.is_empty() && outputs.iter().all(|(_, tensor)| tensor.is_empty())
             };
@@ -180,12 +200,12 @@ impl Judge<'_> {
     }
 
     fn compare(
-        &self,
+        &mut self,
         tally: &mut Tally,
         set: &InputSet,
         expected: &[(String, Tensor)],
     ) -> Result<(), Verdict> {
-        let found = match self.other.run(self.optimized, set) {
+        let found = match self.optimized.run(set) {
             Ok(found) => found,
             Err(error @ EngineError::Unsupported { .. }) => return Err(Verdict::Cannot(error.to_string())),
             Err(error) => return Err(self.blame(set, &error)),
@@ -211,15 +231,15 @@ impl Judge<'_> {
         if matches!(engine, Engine::OnnxRuntime(_)) {
             return Verdict::Broken(error.to_string());
         }
-        match (contradiction(self.original, set), contradiction(self.optimized, set)) {
+        match (contradiction(self.original.model, set), contradiction(self.optimized.model, set)) {
             (None, Some(reason)) => Verdict::Broken(reason),
             _ => Verdict::Cannot(format!("the original runs, but not the result, where {error}")),
         }
     }
 
-    fn conclude(&self, mut tally: Tally) -> Verdict {
+    fn conclude(&mut self, mut tally: Tally) -> Verdict {
         let Some(worst) = tally.worst.take() else { return tally.compared(None) };
-        let random = random_outputs(self.original);
+        let random = random_outputs(self.original.model);
         tally.outputs.retain(|report| report.within() || !random.contains(&report.name));
         if tally.outputs.is_empty() {
             return Verdict::Cannot("this model, all outputs of which are random".to_owned());
@@ -233,8 +253,8 @@ impl Judge<'_> {
     }
 
     /// Whether the original itself moves as much as the optimized model differs when its inputs are rounded.
-    fn condition(&self, worst: &Worst) -> Option<String> {
-        let moved = self.executor.run(self.original, &perturbed(&worst.set)).ok()?;
+    fn condition(&mut self, worst: &Worst) -> Option<String> {
+        let moved = self.original.run(&perturbed(&worst.set)).ok()?;
         let own = worst.expected.iter().zip(&moved).map(|((name, a), (_, b))| compare(name, a, b, None));
         for (own, found) in own.zip(&worst.reports) {
             let as_much = match (&own.mismatch, &found.mismatch) {

@@ -418,7 +418,7 @@ mod tests {
 
     fn quantized_for(f: Fixture, profile: &Profile, low: f32, high: f32) -> (Model, QuantizeReport) {
         let (mut model, options) = (f.into_model(), QuantizeOptions::default());
-        prepare(&mut model, profile).unwrap();
+        prepare(&mut model, profile, 27).unwrap();
         let names = observed(&model.graph, profile, &options);
         let range = Range::new(low, high).unwrap();
         let ranges: Ranges = names.into_iter().map(|name| (name, range)).collect();
@@ -654,7 +654,7 @@ mod tests {
             insert(&mut model, &ranges, &profile, &options),
             Err(QuantizeError::Opset { own: 17, needed: 21, .. })
         ));
-        prepare(&mut model, &profile).unwrap();
+        prepare(&mut model, &profile, 27).unwrap();
         let range = Range::new(-1.0, 1.0).unwrap();
         let names = observed(&model.graph, &profile, &options);
         let ranges: Ranges = names.into_iter().map(|name| (name, range)).collect();

@@ -14,17 +14,26 @@ use crate::rules::facts::{axis, list};
 /// Rules that take normalizations and factors into the weights of what is quantized.
 const FOLDS: [&str; 3] = ["convolution_batch_normalization", "convolution_scale", "convolution_shift"];
 
-/// Raises the operator set as far as quantized operators need, takes apart what has no integer kernel while its parts
-/// have, takes normalizations into weights, and lets activations follow what they can vanish into.
+/// The rules that make one operator of the parts of a LayerNormalization, and the first opset that has it.
+const NORMALIZATIONS: [&str; 2] = ["layer_normalization", "layer_normalization_by_factor"];
+const NORMALIZATION_OPSET: i64 = 17;
+
+/// Raises the operator set as far as quantized operators need, and to at most `highest_opset` as far as a
+/// LayerNormalization in parts does. Takes apart what has no integer kernel while its parts have, takes normalizations into
+/// weights, and lets activations follow what they can vanish into.
 ///
 /// # Errors
 /// If the operator set cannot be raised.
-pub fn prepare(model: &mut Model, profile: &Profile) -> Result<Statistics, QuantizeError> {
+pub fn prepare(
+    model: &mut Model,
+    profile: &Profile,
+    highest_opset: i64,
+) -> Result<Statistics, QuantizeError> {
     if model.graph.opset() < profile.opset() {
         raise(model, profile.opset())?;
     }
-    let folds = rules::all().into_iter().filter(|rule| FOLDS.contains(&rule.name()));
-    let mut rules: Vec<Box<dyn Rule>> = folds.collect();
+    join_normalizations(model, highest_opset);
+    let mut rules = named(&FOLDS);
     for rule in DECOMPOSITIONS {
         if rule.roots.iter().all(|root| profile.decompose.contains(*root)) {
             rules.push(Box::new(rule));
@@ -33,12 +42,35 @@ pub fn prepare(model: &mut Model, profile: &Profile) -> Result<Statistics, Quant
     if !profile.absorbs.is_empty() {
         rules.push(Box::new(ACTIVATION_FIRST));
     }
+    let statistics = apply(model, &rules);
+    model.graph.sort().map_err(|_| QuantizeError::Cycle)?;
+    Ok(statistics)
+}
+
+fn named(names: &[&str]) -> Vec<Box<dyn Rule>> {
+    rules::all().into_iter().filter(|rule| names.contains(&rule.name())).collect()
+}
+
+fn apply(model: &mut Model, rules: &[Box<dyn Rule>]) -> Statistics {
     let mut statistics = Statistics::default();
     for_each_graph(&mut model.graph, &mut |graph| {
         Rewriter::new(rules.iter().map(|rule| &**rule)).run(graph, &mut statistics);
     });
-    model.graph.sort().map_err(|_| QuantizeError::Cycle)?;
-    Ok(statistics)
+    statistics
+}
+
+/// LayerNormalization in place of its parts: what comes out of it is known by its operator to be floats, with a scale for
+/// each element that outliers can be taken out by.
+fn join_normalizations(model: &mut Model, highest_opset: i64) {
+    let mut joined = model.clone();
+    if joined.graph.opset() < NORMALIZATION_OPSET
+        && (highest_opset < NORMALIZATION_OPSET || raise(&mut joined, NORMALIZATION_OPSET).is_err())
+    {
+        return;
+    }
+    if !apply(&mut joined, &named(&NORMALIZATIONS)).fired.is_empty() {
+        *model = joined;
+    }
 }
 
 const DECOMPOSITIONS: [FunctionRule; 3] = [
@@ -173,7 +205,7 @@ mod tests {
         let mut model = f.with_output(y).into_model();
         let mut profile = Target::named("onnxruntime").unwrap().quantization().unwrap();
         profile.decompose.extend(["HardSwish", "HardSigmoid"].map(str::to_owned));
-        prepare(&mut model, &profile).unwrap();
+        prepare(&mut model, &profile, 27).unwrap();
         onnx_opt_ir::check(&model).unwrap();
         let order = model.graph.topological_order().unwrap();
         order.into_iter().map(|id| model.graph.node(id).op_type().to_owned()).collect()
@@ -220,6 +252,24 @@ mod tests {
             f.op("Relu", &[t])
         };
         assert_eq!(prepared(13, alone), ["MaxPool", "Relu"]);
+    }
+
+    #[test]
+    fn parts_of_a_normalization_are_one_operator() {
+        let parts = |f: &mut Fixture, x| {
+            let mean = f.node(NewNode::new("ReduceMean", [x]).with("axes", vec![-1i64]));
+            let centred = f.op("Sub", &[x, mean]);
+            let two = f.scalar(2.0);
+            let squared = f.op("Pow", &[centred, two]);
+            let variance = f.node(NewNode::new("ReduceMean", [squared]).with("axes", vec![-1i64]));
+            let epsilon = f.scalar(1e-5);
+            let sum = f.op("Add", &[variance, epsilon]);
+            let deviation = f.op("Sqrt", &[sum]);
+            let t = f.op("Div", &[centred, deviation]);
+            let scale = f.weights(&[8]);
+            f.op("Mul", &[t, scale])
+        };
+        assert_eq!(prepared(14, parts), ["LayerNormalization"]);
     }
 
     #[test]

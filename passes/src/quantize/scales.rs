@@ -19,15 +19,7 @@ pub(super) fn grids(
     units: &[&Unit],
     ranges: &Ranges,
 ) -> FxHashMap<ValueId, Grid> {
-    let mut groups = Groups::default();
-    for unit in units {
-        let values = unit.operands.iter().map(|&(_, value)| value).chain(unit.results.iter().copied());
-        let places: Vec<usize> = values.map(|value| groups.place(value)).collect();
-        let one_scale = profile.one_scale_in_concat && graph.node(unit.node).is("Concat");
-        if unit.kind == Kind::Move || one_scale {
-            places.windows(2).for_each(|pair| groups.join(pair[0], pair[1]));
-        }
-    }
+    let mut groups = Groups::of(graph, profile, units);
     // What a move gives lies within what it takes.
     let moved = units.iter().filter(|unit| unit.kind == Kind::Move).flat_map(|unit| &unit.results);
     let moved: FxHashSet<usize> = moved.map(|&value| groups.place(value)).collect();
@@ -68,6 +60,13 @@ pub(super) fn grids(
         .enumerate()
         .filter_map(|(place, value)| Some((value, *found.get(&groups.root(place))?)))
         .collect()
+}
+
+/// For each operand and result of these units, what is the same number for all that share its grid.
+pub(super) fn groups(graph: &Graph, profile: &Profile, units: &[&Unit]) -> FxHashMap<ValueId, usize> {
+    let mut groups = Groups::of(graph, profile, units);
+    let places = groups.values.clone().into_iter().enumerate();
+    places.map(|(place, value)| (value, groups.root(place))).collect()
 }
 
 /// The range of one value: what calibration saw, within the limits of the activation that gives it.
@@ -142,6 +141,19 @@ struct Groups {
 }
 
 impl Groups {
+    fn of(graph: &Graph, profile: &Profile, units: &[&Unit]) -> Self {
+        let mut groups = Self::default();
+        for unit in units {
+            let values = unit.operands.iter().map(|&(_, value)| value).chain(unit.results.iter().copied());
+            let places: Vec<usize> = values.map(|value| groups.place(value)).collect();
+            let one_scale = profile.one_scale_in_concat && graph.node(unit.node).is("Concat");
+            if unit.kind == Kind::Move || one_scale {
+                places.windows(2).for_each(|pair| groups.join(pair[0], pair[1]));
+            }
+        }
+        groups
+    }
+
     fn place(&mut self, value: ValueId) -> usize {
         let next = self.values.len();
         let place = *self.places.entry(value).or_insert(next);

@@ -316,6 +316,7 @@ Methods:
   percentile=99.9  without the outermost numbers at either end [default: 99.999]
   entropy          the limit that loses the least information, over 2048 bins
   mse              the limits of least squared error
+  lp-norm=2.4      of least error to a power, the larger the less is cut off [default: 3]
 
 The file holds histograms: every method may be chosen later. NaN is an error that names the value. Infinities, \
 and numbers of 32768 and more that are at least 1024 times as large as all others, as masks hold, are left out.")]

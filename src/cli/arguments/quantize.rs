@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use onnx_opt::passes::quantize::accuracy::Rounding;
+use onnx_opt::passes::quantize::accuracy::{Rounding, Smoothing};
 use onnx_opt::passes::quantize::schemes::{Scheme, SchemeOptions};
 use onnx_opt::passes::quantize::{Observer, QuantizeOptions};
 use onnx_opt::quantization::Quantization;
@@ -24,15 +24,10 @@ pub(super) struct Quantize {
     /// What `onnx-opt calibrate` found, for int8; samples of --calibrate are only compared on then
     #[arg(long, value_name = "FILE", requires = "scheme", help_heading = "Quantization")]
     calibration: Option<PathBuf>,
-    /// How ranges are chosen for int8: min-max, moving-average, percentile, percentile=99.9, entropy or mse
-    #[arg(
-        long,
-        value_name = "METHOD",
-        default_value = "mse",
-        requires = "scheme",
-        help_heading = "Quantization"
-    )]
-    calibration_method: Observer,
+    /// How ranges are chosen for int8: min-max, moving-average, percentile, percentile=99.9, entropy, mse or lp-norm=2.4
+    /// [default: each by that of mse, lp-norm=3 and min-max by which products change least on the samples]
+    #[arg(long, value_name = "METHOD", requires = "scheme", help_heading = "Quantization")]
+    calibration_method: Option<Observer>,
     /// How weights become integers: nearest, hqq (not for int8), seqmse, gptq or adaround; the last two with --calibrate
     /// [default: adaround for int8 with --calibrate, else nearest]
     #[arg(long, value_name = "WAY", value_parser = rounding, requires = "scheme", help_heading = "Quantization")]
@@ -71,12 +66,12 @@ pub(super) struct Quantize {
     /// --per-tensor needs
     #[arg(long, requires = "scheme", conflicts_with = "calibration", help_heading = "Quantization")]
     equalize: bool,
-    /// Move outliers of activations behind a LayerNormalization into weights before int8, as far as ALPHA says, from 0 to
-    /// 1 (SmoothQuant) [default: 0.5]
+    /// Move outliers of activations into the weights of products before int8, everywhere and as far as ALPHA says, from 0
+    /// to 1 (SmoothQuant), or nowhere: off [default: by 0.5 with --calibrate, where noise falls to a half by it]
     #[arg(
         long,
         value_name = "ALPHA",
-        value_parser = alpha,
+        value_parser = smoothing,
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "0.5",
@@ -84,7 +79,7 @@ pub(super) struct Quantize {
         conflicts_with = "calibration",
         help_heading = "Quantization"
     )]
-    smooth_quant: Option<f32>,
+    smooth_quant: Option<Smooth>,
     /// Let biases take back what int8 shifts the mean of each channel by on the samples
     #[arg(long, requires = "scheme", help_heading = "Quantization")]
     bias_correction: bool,
@@ -164,7 +159,12 @@ impl Quantize {
             exclude: self.exclude.clone(),
             per_tensor: self.per_tensor,
             equalize: self.equalize,
-            smooth: self.smooth_quant,
+            smoothing: match (self.smooth_quant, &self.calibration) {
+                (Some(Smooth(smoothing)), _) => smoothing,
+                // Those are the ranges of the model as it is.
+                (None, Some(_)) => None,
+                (None, None) => usual.smoothing,
+            },
             bias_correction: self.bias_correction,
             min_sqnr: self.min_sqnr,
             rounding: self.rounding.unwrap_or(usual.rounding),
@@ -197,10 +197,15 @@ fn by_name<T: Copy>(text: &str, known: &[(&str, T)]) -> Result<T, String> {
     found.ok_or_else(|| format!("expected one of {}", names.join(", ")))
 }
 
-fn alpha(text: &str) -> Result<f32, String> {
+/// What is said of outliers.
+#[derive(Clone, Copy, Debug)]
+struct Smooth(Option<Smoothing>);
+
+fn smoothing(text: &str) -> Result<Smooth, String> {
     match text.parse() {
-        Ok(alpha) if (0.0..=1.0).contains(&alpha) => Ok(alpha),
-        _ => Err("expected a number from 0 to 1".to_owned()),
+        _ if text == "off" => Ok(Smooth(None)),
+        Ok(alpha) if (0.0..=1.0).contains(&alpha) => Ok(Smooth(Some(Smoothing::everywhere(alpha)))),
+        _ => Err("expected a number from 0 to 1, or off".to_owned()),
     }
 }
 

@@ -18,9 +18,9 @@ pub struct Sensitive {
     /// Samples: .npz, .npy, .pb, or a folder of them; random ones without, which say little about real ones
     #[arg(long = "calibrate", value_name = "PATH")]
     samples: Vec<PathBuf>,
-    /// How ranges are chosen
-    #[arg(long, value_name = "METHOD", default_value = "mse")]
-    calibration_method: Observer,
+    /// How ranges are chosen [default: each by that of mse, lp-norm=3 and min-max by which products change least]
+    #[arg(long, value_name = "METHOD")]
+    calibration_method: Option<Observer>,
     /// Give weights one scale each, where they would have one for each channel
     #[arg(long)]
     per_tensor: bool,

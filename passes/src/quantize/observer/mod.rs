@@ -3,11 +3,12 @@
 mod entropy;
 mod histogram;
 mod moving;
+mod norm;
 mod percentile;
-mod squared_error;
 mod statistics;
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use onnx_opt_ir::ElementType;
@@ -20,10 +21,9 @@ use super::Range;
 use super::grid::limits;
 
 /// How a range is chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Observer {
     /// From the smallest to the largest number.
-    #[default]
     MinMax,
     /// Moving averages of the smallest and largest number of each sample, m ← m + 0.01·(x − m).
     MovingAverage,
@@ -31,12 +31,15 @@ pub enum Observer {
     Percentile(f64),
     /// The limit of least information loss: Kullback-Leibler divergence over 2048 bins.
     Entropy,
-    /// The limits of least expected squared error of what is quantized.
-    SquaredError,
+    /// The limits of least mean |error|ᵖ of what is quantized, for p from 1 on.
+    Norm(f64),
 }
 
 /// What [`Observer::Percentile`] is where nothing is said.
 pub const PERCENTILE: f64 = 99.999;
+
+/// What [`Observer::Norm`] is where nothing is said: by higher powers no limit is better than that of the largest number.
+pub const POWER: f64 = 3.0;
 
 impl Observer {
     /// The range for integers of this type, symmetric about zero or not; `None` if no numbers were observed.
@@ -46,13 +49,18 @@ impl Observer {
             Self::MovingAverage => statistics.moving_ends()?,
             Self::Percentile(percent) => percentile::ends(&statistics.distribution()?, percent),
             Self::Entropy => entropy::ends(&statistics.distribution()?, element, symmetric),
-            Self::SquaredError => squared_error::ends(&statistics.distribution()?, element, symmetric),
+            Self::Norm(power) => norm::ends(&statistics.distribution()?, element, symmetric, power),
         };
         Range::new(low, high)
     }
 
+    /// What is worth trying for activations, the usual one first. Squared errors cut off the few large numbers that some
+    /// activations of transformers have, and on which their results depend; other models have large numbers that are of no
+    /// matter.
+    pub const CANDIDATES: [Self; 3] = [Self::Norm(2.0), Self::Norm(POWER), Self::MinMax];
+
     /// All observers as they are written.
-    pub const NAMES: [&str; 5] = ["min-max", "moving-average", "percentile", "entropy", "mse"];
+    pub const NAMES: [&str; 6] = ["min-max", "moving-average", "percentile", "entropy", "mse", "lp-norm"];
 }
 
 impl fmt::Display for Observer {
@@ -62,7 +70,8 @@ impl fmt::Display for Observer {
             Self::MovingAverage => f.write_str("moving-average"),
             Self::Percentile(percent) => write!(f, "percentile={percent}"),
             Self::Entropy => f.write_str("entropy"),
-            Self::SquaredError => f.write_str("mse"),
+            Self::Norm(2.0) => f.write_str("mse"),
+            Self::Norm(power) => write!(f, "lp-norm={power}"),
         }
     }
 }
@@ -76,12 +85,18 @@ impl FromStr for Observer {
             "moving-average" => Self::MovingAverage,
             "percentile" => Self::Percentile(PERCENTILE),
             "entropy" => Self::Entropy,
-            "mse" => Self::SquaredError,
+            "mse" => Self::Norm(2.0),
+            "lp-norm" => Self::Norm(POWER),
             _ => {
-                let percent = text.strip_prefix("percentile=").and_then(|percent| percent.parse().ok());
-                let percent = percent.filter(|percent| (50.0..=100.0).contains(percent));
-                let wanted = || format!("expected one of {}, or percentile=99.9", Self::NAMES.join(", "));
-                Self::Percentile(percent.ok_or_else(wanted)?)
+                let number = |name: &str, within: &RangeInclusive<f64>| {
+                    let number = text.strip_prefix(name)?.parse().ok()?;
+                    within.contains(&number).then_some(number)
+                };
+                let percentile = number("percentile=", &(50.0..=100.0)).map(Self::Percentile);
+                let norm = || number("lp-norm=", &(1.0..=16.0)).map(Self::Norm);
+                percentile.or_else(norm).ok_or_else(|| {
+                    format!("expected one of {}, percentile=99.9 or lp-norm=2.4", Self::NAMES.join(", "))
+                })?
             }
         })
     }

@@ -118,7 +118,7 @@ fn the_squared_error_is_the_least() {
     // Sixteen levels for the normal distribution end at 2.5 standard deviations (Banner and others, 2019, table of
     // optimal clipping).
     let body = normal(20_000);
-    let (low, high) = range(Observer::SquaredError, &of(&[&body]), ElementType::Uint4, false);
+    let (low, high) = range(Observer::Norm(2.0), &of(&[&body]), ElementType::Uint4, false);
     assert!((2.3..2.8).contains(&high) && (2.3..2.8).contains(&-low), "{low} {high}");
 
     let outliers: Vec<f32> = (8..=12).map(|index| index as f32).collect();
@@ -127,12 +127,8 @@ fn the_squared_error_is_the_least() {
     for (element, symmetric) in
         [(ElementType::Uint4, false), (ElementType::Int4, true), (U8, false), (S8, true)]
     {
-        let least = error(
-            &values,
-            range(Observer::SquaredError, &statistics, element, symmetric),
-            element,
-            symmetric,
-        );
+        let least =
+            error(&values, range(Observer::Norm(2.0), &statistics, element, symmetric), element, symmetric);
         let full =
             error(&values, range(Observer::MinMax, &statistics, element, symmetric), element, symmetric);
         assert!(least <= full && (element.bits() == 8 || least < 0.9 * full), "{element} {least} {full}");
@@ -148,11 +144,11 @@ fn the_squared_error_is_the_least() {
 #[test]
 fn without_outliers_the_squared_error_takes_all() {
     let uniform: Vec<f32> = (0..=100_000).map(|index| index as f32 / 50_000.0 - 0.5).collect();
-    let (low, high) = range(Observer::SquaredError, &of(&[&uniform]), U8, false);
+    let (low, high) = range(Observer::Norm(2.0), &of(&[&uniform]), U8, false);
     assert!(low <= -0.49 && high >= 1.48, "{low} {high}");
     // Numbers on the grid itself have no error but by clipping.
     let steps: Vec<f32> = (-127..=127).map(|step| step as f32).collect();
-    assert_eq!(range(Observer::SquaredError, &of(&[&steps]), S8, true), (-127.0, 127.0));
+    assert_eq!(range(Observer::Norm(2.0), &of(&[&steps]), S8, true), (-127.0, 127.0));
 }
 
 #[test]
@@ -245,7 +241,7 @@ proptest! {
         let mut whole = a;
         whole.merge(&right);
         for merged in [left, whole] {
-            for observer in [Observer::MinMax, Observer::Percentile(90.0), Observer::Entropy, Observer::SquaredError] {
+            for observer in [Observer::MinMax, Observer::Percentile(90.0), Observer::Entropy, Observer::Norm(2.0)] {
                 prop_assert_eq!(observer.range(&merged, U8, false), observer.range(&all, U8, false));
             }
             let averages = |statistics: &Statistics| Observer::MovingAverage.range(statistics, U8, false);
@@ -266,7 +262,7 @@ proptest! {
     fn order_does_not_matter(samples in samples()) {
         let all = of(&samples.iter().map(Vec::as_slice).collect::<Vec<_>>());
         let reversed = of(&samples.iter().rev().map(Vec::as_slice).collect::<Vec<_>>());
-        for observer in [Observer::MinMax, Observer::Percentile(99.0), Observer::Entropy, Observer::SquaredError] {
+        for observer in [Observer::MinMax, Observer::Percentile(99.0), Observer::Entropy, Observer::Norm(2.0)] {
             prop_assert_eq!(observer.range(&reversed, S8, true), observer.range(&all, S8, true));
         }
     }

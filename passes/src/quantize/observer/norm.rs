@@ -1,4 +1,4 @@
-//! The limits of least squared error.
+//! The limits of least error, by a norm.
 
 use onnx_opt_ir::ElementType;
 
@@ -8,14 +8,19 @@ use crate::quantize::{Grid, Range};
 /// Limits are tried in hundredths of the full range.
 const STEPS: u32 = 100;
 
-/// The limits of least Σ hᵢ·(xᵢ − Q(xᵢ))² over the bins of a histogram, where xᵢ is the middle of a bin, hᵢ its count, and
-/// Q rounds to the grid over the limits.
+/// The limits of least Σ hᵢ·|xᵢ − Q(xᵢ)|ᵖ over the bins of a histogram, where xᵢ is the middle of a bin, hᵢ its count, and
+/// Q rounds to the grid over the limits. The larger p, the more the few numbers count that limits cut off.
 ///
 /// Symmetric integers have one limit, which is searched among hundredths of the largest magnitude. Otherwise both ends
 /// are: first together, then each alone, until neither moves. (Grid search over a histogram as in PPQ; the two ends in
 /// turn as in PyTorch's histogram observer.)
-pub(super) fn ends(distribution: &Distribution, element: ElementType, symmetric: bool) -> (f32, f32) {
-    let search = Search::new(distribution, element, symmetric);
+pub(super) fn ends(
+    distribution: &Distribution,
+    element: ElementType,
+    symmetric: bool,
+    power: f64,
+) -> (f32, f32) {
+    let search = Search::new(distribution, element, symmetric, power);
     let &Distribution { low, high, .. } = distribution;
     let part = |end: f32, step: u32| (f64::from(end) * f64::from(step) / f64::from(STEPS)) as f32;
     let full = [STEPS, STEPS];
@@ -51,24 +56,31 @@ struct Search {
     bins: Vec<(f32, f64)>,
     element: ElementType,
     symmetric: bool,
+    power: f64,
 }
 
 impl Search {
-    fn new(distribution: &Distribution, element: ElementType, symmetric: bool) -> Self {
+    fn new(distribution: &Distribution, element: ElementType, symmetric: bool, power: f64) -> Self {
         let Distribution { low, high, positive, negative, .. } = distribution;
         let negative = negative.occupied().rev().map(|(middle, count)| (-middle, count));
         // Zeros are exact. The middle of the last bin may lie beyond the last number.
         let bins = negative.chain(positive.occupied());
         let bins = bins.map(|(middle, count)| ((middle as f32).clamp(*low, *high), count as f64)).collect();
-        Self { bins, element, symmetric }
+        Self { bins, element, symmetric, power }
     }
 
     fn error(&self, low: f32, high: f32) -> f64 {
         let Some(range) = Range::new(low, high) else { return f64::INFINITY };
         let grid = Grid::of(range, self.element, self.symmetric);
         let error = |&(middle, count): &(f32, f64)| {
-            let error = f64::from(middle) - f64::from(grid.dequantize(grid.quantize(middle)));
-            error * error * count
+            let error = (f64::from(middle) - f64::from(grid.dequantize(grid.quantize(middle)))).abs();
+            // The usual powers, of which millions are taken.
+            let power = match self.power {
+                2.0 => error * error,
+                3.0 => error * error * error,
+                power => error.powf(power),
+            };
+            power * count
         };
         self.bins.iter().map(error).sum()
     }
