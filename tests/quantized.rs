@@ -64,9 +64,10 @@ fn ranges(model: &Model, names: impl IntoIterator<Item = String>, inputs: &[Name
 fn quantized(name: &str, target: &str) -> (Model, Model, QuantizeReport, Vec<Named>) {
     let mut model = import(read_file(&path(&format!("{name}.onnx"))).unwrap()).unwrap();
     let feeds = ["feed", "feed2"].map(|feed_name| feed(&model, &format!("{name}.{feed_name}.npz"))).to_vec();
-    let profile = Target::named(target).unwrap().quantization().unwrap();
+    let target = Target::named(target).unwrap();
+    let profile = target.quantization().unwrap();
     optimize(&mut model);
-    prepare(&mut model, &profile).unwrap();
+    prepare(&mut model, &profile, target.highest_opset).unwrap();
     let document = export(&model).into();
     let mut model = import(document).unwrap();
     let float = model.clone();
@@ -79,7 +80,7 @@ fn quantized(name: &str, target: &str) -> (Model, Model, QuantizeReport, Vec<Nam
     optimize(&mut model);
     check(&model).unwrap();
     let after = model.graph.nodes().filter(|(_, node)| node.is("QuantizeLinear")).count();
-    assert_eq!(before, after, "{name} for {target}: optimization keeps quantizers");
+    assert_eq!(before, after, "{name} for {}: optimization keeps quantizers", target.name);
     (float, model, report, feeds)
 }
 
