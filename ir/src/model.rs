@@ -1,9 +1,10 @@
 //! A model: its main graph and what surrounds it.
 
-use onnx_opt_proto::ModelProto;
+use onnx_opt_proto::{ModelProto, OperatorSetIdProto};
 
 use crate::graph::{Graph, Producer};
 use crate::import::context_of;
+use crate::regular::OF_ONE_VERSION;
 use crate::schema::{canonical_domain, ir_version_for_opset};
 
 /// A model.
@@ -57,6 +58,21 @@ impl Model {
         self.renew_context();
     }
 
+    /// Imports the domains outside the standard of which operators were added, where one version alone can be meant.
+    /// Tells whether there were any.
+    pub fn import_used(&mut self) -> bool {
+        let is_missing =
+            |domain: &&&str| self.graph.context().opset(domain).is_none() && uses(&self.graph, domain);
+        let missing: Vec<&str> = OF_ONE_VERSION.iter().filter(is_missing).copied().collect();
+        let import =
+            |domain: &&str| OperatorSetIdProto { domain: Some((*domain).to_owned()), version: Some(1) };
+        self.rest.opset_import.extend(missing.iter().map(import));
+        if !missing.is_empty() {
+            self.renew_context();
+        }
+        !missing.is_empty()
+    }
+
     /// Tells all graphs what `rest` says of versions and functions now.
     pub(crate) fn renew_context(&mut self) {
         let old = self.graph.context();
@@ -88,7 +104,7 @@ fn lists_constants(graph: &Graph) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use onnx_opt_proto::{GraphProto, OperatorSetIdProto, TensorProto, ValueInfoProto};
+    use onnx_opt_proto::{GraphProto, TensorProto, ValueInfoProto};
 
     use super::*;
     use crate::{check, export, import};
@@ -126,6 +142,29 @@ mod tests {
             assert_eq!(model.graph.context().ir_version(), exported.ir_version.unwrap_or(0));
             assert!(!model.raise_ir_version());
         }
+    }
+
+    #[test]
+    fn domains_of_added_operators_are_imported_once() {
+        use crate::{Context, ElementType, NewNode, Type};
+        let mut graph = Graph::new(Context::with_opset(17));
+        let x = graph.add_input("x", Type::unranked(ElementType::Float));
+        let mut add = |domain: &str| {
+            let new = NewNode { domain: domain.to_owned(), ..NewNode::new("QuickGelu", [x]) };
+            let node = graph.add_node(new).unwrap();
+            graph.node(node).output(0).unwrap()
+        };
+        let outputs = ["mine", "com.microsoft", "com.microsoft"].map(&mut add);
+        for (output, name) in outputs.into_iter().zip(["a", "b", "c"]) {
+            graph.add_output(name, output).unwrap();
+        }
+        let import = OperatorSetIdProto { domain: None, version: Some(17) };
+        let rest = ModelProto { ir_version: Some(8), opset_import: vec![import], ..ModelProto::default() };
+        let mut model = Model { graph, rest, notes: Vec::new() };
+        assert!(model.import_used() && !model.import_used());
+        assert_eq!(model.graph.context().opset("com.microsoft"), Some(1));
+        let imported = model.rest.opset_import.iter().map(OperatorSetIdProto::domain);
+        assert_eq!(imported.collect::<Vec<_>>(), ["", "com.microsoft"]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::model::Model;
 use crate::schema::{canonical_domain, domain_title, latest_opset, versions};
 
 /// Domains outside the standard that have one version.
-const OF_ONE_VERSION: &[&str] = &["com.microsoft", "com.microsoft.experimental"];
+pub(crate) const OF_ONE_VERSION: &[&str] = &["com.microsoft", "com.microsoft.experimental"];
 
 /// Versions of domains that a graph uses and the model does not import, where only one can be meant.
 pub(crate) fn implied_imports(model: &ModelProto, graph: &GraphProto) -> Vec<(String, i64)> {

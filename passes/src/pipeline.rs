@@ -1,5 +1,7 @@
 //! The ordered pipelines of O0 to O3.
 
+use onnx_opt_ir::{Graph, Model};
+
 use crate::cse::CommonSubexpressions;
 use crate::dead_code::DeadCode;
 use crate::fold::FoldShapes;
@@ -103,7 +105,7 @@ impl Pass for Rules {
         self.rules.iter().map(|rule| rule.name()).collect()
     }
 
-    fn run(&self, graph: &mut onnx_opt_ir::Graph, context: &PassContext<'_>, statistics: &mut Statistics) {
+    fn run(&self, graph: &mut Graph, context: &PassContext<'_>, statistics: &mut Statistics) {
         let wanted = |rule: &&dyn Rule| {
             let named = context.only.is_empty() || context.only.contains(rule.name());
             named && !context.skip.contains(rule.name())
@@ -113,6 +115,13 @@ impl Pass for Rules {
             .for_target(&context.target)
             .explaining(context.explain)
             .run(graph, statistics);
+    }
+
+    fn run_model(&self, model: &mut Model, context: &PassContext<'_>, statistics: &mut Statistics) {
+        self.run(&mut model.graph, context, statistics);
+        if !statistics.fired.is_empty() {
+            model.import_used();
+        }
     }
 }
 

@@ -38,6 +38,12 @@ impl Fixture {
         Self { graph: Graph::new(Context::with_opset(opset)) }
     }
 
+    /// An empty graph that imports this version of another domain's operator set too.
+    pub fn importing(domain: &str, version: i64) -> Self {
+        let opsets = [(String::new(), 21), (domain.to_owned(), version)];
+        Self { graph: Graph::new(Context::new(10, opsets, [])) }
+    }
+
     /// A single-precision input of fixed sizes.
     pub fn input(&mut self, name: &str, shape: &[i64]) -> ValueId {
         self.typed_input(name, ElementType::Float, shape.iter().copied().map(Dim::fixed))
@@ -143,12 +149,18 @@ impl Fixture {
     /// A model of this graph.
     pub fn into_model(mut self) -> Model {
         self.graph.sort().unwrap();
-        let opset = OperatorSetIdProto { domain: Some(String::new()), version: Some(self.graph.opset()) };
+        let context = self.graph.context();
+        let import = |(domain, version): (&str, i64)| OperatorSetIdProto {
+            domain: Some(domain.to_owned()),
+            version: Some(version),
+        };
         let rest = ModelProto {
-            ir_version: Some(self.graph.context().ir_version()),
-            opset_import: vec![opset],
+            ir_version: Some(context.ir_version()),
+            opset_import: context.opsets().map(import).collect(),
             ..ModelProto::default()
         };
-        Model { graph: self.graph, rest, notes: Vec::new() }
+        let mut model = Model { graph: self.graph, rest, notes: Vec::new() };
+        model.import_used();
+        model
     }
 }

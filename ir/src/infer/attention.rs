@@ -18,7 +18,7 @@ pub(super) fn rule(op_type: &str) -> Option<Rule> {
 }
 
 /// One operand as `[batch, heads, length, width]`, from that form or from `[batch, length, heads·width]`.
-struct Heads {
+pub(super) struct Heads {
     batch: Dim,
     heads: Dim,
     length: Dim,
@@ -26,7 +26,7 @@ struct Heads {
 }
 
 impl Heads {
-    fn new(cx: &Inference<'_>, index: usize, heads_attribute: &str) -> Option<Self> {
+    pub(super) fn new(cx: &Inference<'_>, index: usize, heads_attribute: &str) -> Option<Self> {
         match cx.shape(index)? {
             [batch, heads, length, width] => Some(Self {
                 batch: batch.clone(),
@@ -48,9 +48,24 @@ impl Heads {
     }
 
     /// This many steps, as a cache holds them.
-    fn cached(&self, length: &Dim) -> Shape {
+    pub(super) fn cached(&self, length: &Dim) -> Shape {
         Shape::from_iter([self.batch.clone(), self.heads.clone(), length.clone(), self.width.clone()])
     }
+
+    /// The result for these queries and values, its heads side by side.
+    pub(super) fn beside(query: &Self, value: &Self) -> Shape {
+        Shape::from_iter([query.batch.clone(), query.length.clone(), &query.heads * &value.width])
+    }
+}
+
+/// How many keys there are, those of the past in operand `past` included.
+pub(super) fn total(cx: &Inference<'_>, key: Option<&Heads>, past: usize) -> Dim {
+    let past = match (cx.input(past), cx.shape(past)) {
+        (None, _) => Some(Dim::fixed(0)),
+        (Some(_), Some([_, _, length, _])) => Some(length.clone()),
+        _ => None,
+    };
+    key.zip(past).map_or_else(|| cx.fresh(), |(key, past)| &key.length + &past)
 }
 
 /// The result, the keys and values with the past before them, and the scores.
@@ -58,20 +73,13 @@ fn attention(cx: &Inference<'_>) -> Answer {
     let query = Heads::new(cx, 0, "q_num_heads");
     let key = Heads::new(cx, 1, "kv_num_heads");
     let value = Heads::new(cx, 2, "kv_num_heads");
-    let past = match (cx.input(4), cx.shape(4)) {
-        (None, _) => Some(Dim::fixed(0)),
-        (Some(_), Some([_, _, length, _])) => Some(length.clone()),
-        _ => None,
-    };
-    let total = key.as_ref().zip(past).map_or_else(|| cx.fresh(), |(key, past)| &key.length + &past);
+    let total = total(cx, key.as_ref(), 4);
     let result = match (&query, &value, cx.rank(0)) {
         (Some(query), Some(value), Some(4)) => {
             let Heads { batch, heads, length, .. } = query;
             Some(Shape::from_iter([batch, heads, length, &value.width].map(Dim::clone)))
         }
-        (Some(query), Some(value), Some(3)) => {
-            Some(Shape::from_iter([query.batch.clone(), query.length.clone(), &query.heads * &value.width]))
-        }
+        (Some(query), Some(value), Some(3)) => Some(Heads::beside(query, value)),
         (_, _, rank) => rank.map(|rank| cx.fresh_shape(rank)),
     };
     let scores = query.map(|query| Shape::from_iter([query.batch, query.heads, query.length, total.clone()]));
@@ -92,7 +100,7 @@ fn linear_attention(cx: &Inference<'_>) -> Answer {
     let result = query
         .zip(value.as_ref())
         .filter(|_| cx.rank(0) == Some(3))
-        .map(|(query, value)| Shape::from_iter([query.batch, query.length, &query.heads * &value.width]));
+        .map(|(query, value)| Heads::beside(&query, value));
     let state = match (cx.shape(3), key, value) {
         (Some(state), ..) => Some(Shape::from(state)),
         (None, Some(key), Some(value)) => {

@@ -5,6 +5,7 @@
 
 mod attention;
 mod context;
+mod contrib;
 mod control_flow;
 mod convolution;
 mod elements;
@@ -127,10 +128,11 @@ const FAMILIES: &[fn(&str) -> Option<Rule>] = &[
 /// If its operands contradict each other so that no run could accept them.
 pub fn infer(graph: &Graph, node: NodeId) -> Result<Facts, InferenceError> {
     let Some(current) = graph.get_node(node) else { return Ok(Facts::new()) };
-    if current.operator().is_none() {
-        return Ok(Facts::new());
-    }
     let rule = match current.domain() {
+        "com.microsoft" if !graph.context().is_function("com.microsoft", current.op_type()) => {
+            contrib::rule(current.op_type())
+        }
+        _ if current.operator().is_none() => None,
         "" => FAMILIES.iter().find_map(|family| family(current.op_type())),
         "ai.onnx.ml" => ml::rule(current.op_type()),
         "ai.onnx.preview" | "ai.onnx.preview.training" => preview::rule(current.op_type()),

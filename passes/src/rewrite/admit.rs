@@ -140,9 +140,9 @@ mod tests {
         }
         fn rewrite(&self, site: &Site<'_>) -> Rewrite {
             let mut patch = Patch::new();
-            let new = patch.node("QuickGelu", [site.input(0)?], onnx_opt_ir::Attributes::default());
-            patch.nodes[0].domain = "com.microsoft".to_owned();
-            patch.replace(site.output()?, new);
+            let attributes = onnx_opt_ir::Attributes::default();
+            let new = patch.node_of("com.microsoft", "QuickGelu", [site.input(0)?], attributes, 1);
+            patch.replace(site.output()?, new[0]);
             Ok(patch)
         }
     }

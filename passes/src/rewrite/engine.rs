@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 
 use super::admit::admit;
 use super::commit::{Touched, commit};
+use super::patch::PatchNode;
 use super::{Miss, Patch, Rule, Site};
 use crate::target::Target;
 
@@ -107,10 +108,12 @@ impl<'r> Rewriter<'r> {
     /// Tries the rules of one node; the first that fires ends the visit.
     fn visit(&self, graph: &mut Graph, id: NodeId, statistics: &mut Statistics) -> Option<Touched> {
         let node = graph.get_node(id)?;
-        if !node.is(node.op_type()) {
-            return None;
-        }
-        let candidates = self.rules.get(node.op_type())?;
+        // Not a function of the model.
+        node.operator()?;
+        let candidates = match node.domain() {
+            "" => self.rules.get(node.op_type())?,
+            domain => self.rules.get(&*format!("{domain}:{}", node.op_type()))?,
+        };
         for Candidate { rule, veto } in candidates {
             let newer = rule.since() > graph.opset();
             let may_fire = !newer && veto.is_none();
@@ -150,6 +153,10 @@ impl<'r> Rewriter<'r> {
     fn try_commit(&self, graph: &mut Graph, root: NodeId, patch: Patch) -> Result<Touched, String> {
         if let Some(target) = self.target {
             admit(target, graph, &patch)?;
+        }
+        let is_function = |node: &&PatchNode| graph.context().is_function(&node.domain, &node.op_type);
+        if let Some(node) = patch.nodes.iter().find(is_function) {
+            return Err(format!("{} is a function of the model", node.op_type));
         }
         commit(graph, root, patch).map_err(|error| error.to_string())
     }

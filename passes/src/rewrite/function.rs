@@ -13,7 +13,7 @@ pub struct FunctionRule {
     pub class: ErrorClass,
     /// The first version of the default operator set in which the replacement exists.
     pub since: i64,
-    /// The operators at which it is tried.
+    /// The operators at which it is tried, those of other domains as in `ai.onnx.ml:LabelEncoder`.
     pub roots: &'static [&'static str],
     /// The replacement at a site.
     pub rewrite: fn(&Site<'_>) -> Rewrite,

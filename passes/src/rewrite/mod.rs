@@ -124,7 +124,7 @@ pub trait Rule: Send + Sync {
     fn since(&self) -> i64 {
         1
     }
-    /// The operators of the default domain at which it is tried.
+    /// The operators at which it is tried, those of other domains as in `ai.onnx.ml:LabelEncoder`.
     fn roots(&self) -> Vec<&'static str>;
     /// The replacement at this node. Nothing in the graph changes here.
     ///

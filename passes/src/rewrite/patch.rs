@@ -82,6 +82,18 @@ impl Patch {
         attributes: Attributes,
         outputs: usize,
     ) -> Vec<Operand> {
+        self.node_of("", op_type, inputs, attributes, outputs)
+    }
+
+    /// A new node of any domain with several results.
+    pub fn node_of<O: Into<Operand>>(
+        &mut self,
+        domain: &str,
+        op_type: &str,
+        inputs: impl IntoIterator<Item = O>,
+        attributes: Attributes,
+        outputs: usize,
+    ) -> Vec<Operand> {
         let mut inputs: Vec<Operand> = inputs.into_iter().map(Into::into).collect();
         while inputs.last() == Some(&Operand::Absent) {
             inputs.pop();
@@ -89,7 +101,7 @@ impl Patch {
         let node = self.nodes.len();
         self.nodes.push(PatchNode {
             op_type: op_type.to_owned(),
-            domain: String::new(),
+            domain: domain.to_owned(),
             inputs,
             outputs: outputs.max(1),
             attributes,
