@@ -17,6 +17,7 @@ pub(crate) mod facts;
 pub mod gather;
 pub mod gemm;
 pub mod grid;
+pub mod heads;
 pub mod identity;
 mod idiom;
 pub mod neutral;
@@ -73,6 +74,7 @@ pub fn all() -> Vec<Box<dyn Rule>> {
     rules.extend(softmax::rules());
     rules.extend(normalization::rules());
     rules.extend(attention::rules());
+    rules.extend(heads::rules());
     rules.extend(rotary::rules());
     rules.extend(recurrent::rules());
     rules.extend(blocks::rules());
@@ -116,6 +118,7 @@ pub fn examples() -> Vec<Example> {
     examples.extend(softmax::examples());
     examples.extend(normalization::examples());
     examples.extend(attention::examples());
+    examples.extend(heads::examples());
     examples.extend(rotary::examples());
     examples.extend(recurrent::examples());
     examples.extend(blocks::examples());
