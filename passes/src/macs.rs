@@ -73,6 +73,9 @@ impl Counter<'_> {
         if self.graph.context().is_function(node.domain(), node.op_type()) {
             return None;
         }
+        if (node.domain(), node.op_type()) == ("com.microsoft", "MultiHeadAttention") {
+            return self.attention(node, 6);
+        }
         if node.operator().is_none() || !node.domain().is_empty() {
             return Some(0);
         }
@@ -96,7 +99,7 @@ impl Counter<'_> {
                 let weights = self.volume(node.input(1)?)?.saturating_add(self.volume(node.input(2)?)?);
                 Some(steps.saturating_mul(weights))
             }
-            "Attention" => self.attention(node),
+            "Attention" => self.attention(node, 4),
             _ => Some(0),
         }
     }
@@ -107,11 +110,12 @@ impl Counter<'_> {
         Some(spatial.saturating_mul(self.volume(weight)?))
     }
 
-    /// QK^T and PV: each query of each head meets each key with all its features, and each value likewise.
-    fn attention(&mut self, node: &Node) -> Option<u64> {
+    /// QK^T and PV: each query of each head meets each key with all its features, and each value likewise. Operand `past`
+    /// holds keys that were there before.
+    fn attention(&mut self, node: &Node, past: usize) -> Option<u64> {
         let (query, key, value) =
             (self.sizes(node.input(0)?)?, self.sizes(node.input(1)?)?, self.sizes(node.input(2)?)?);
-        let past = match node.input(4) {
+        let past = match node.input(past) {
             Some(past) => *self.sizes(past)?.get(2)?,
             None => 0,
         };
@@ -120,8 +124,11 @@ impl Counter<'_> {
                 (batch, queries, keys, heads.saturating_mul(width), heads.saturating_mul(value_width))
             }
             (&[batch, queries, width], &[_, keys, _], &[_, _, value_width]) => {
-                let heads = u64::try_from(node.int("q_num_heads")?).ok()?;
-                let value_heads = u64::try_from(node.int("kv_num_heads")?).ok().filter(|&heads| heads > 0)?;
+                let heads = |name: &str| {
+                    let heads = node.int(name).or_else(|| node.int("num_heads"))?;
+                    u64::try_from(heads).ok().filter(|&heads| heads > 0)
+                };
+                let (heads, value_heads) = (heads("q_num_heads")?, heads("kv_num_heads")?);
                 (batch, queries, keys, width, heads.saturating_mul(value_width / value_heads))
             }
             _ => return None,
@@ -164,6 +171,7 @@ mod tests {
 
     /// One node on inputs of these shapes, the rest of its results unnamed.
     fn node(op_type: &str, attributes: &[(&str, i64)], shapes: &[&[i64]]) -> u64 {
+        let (domain, op_type) = op_type.split_once(':').unwrap_or(("", op_type));
         let mut graph = Graph::new(Context::with_opset(23));
         let inputs: Vec<ValueId> = shapes
             .iter()
@@ -173,7 +181,7 @@ mod tests {
                 graph.add_input(&format!("x{index}"), Type::tensor(ElementType::Float, sizes))
             })
             .collect();
-        let new = NewNode::new(op_type, inputs);
+        let new = NewNode { domain: domain.to_owned(), ..NewNode::new(op_type, inputs) };
         let new = attributes.iter().fold(new, |new, &(name, value)| new.with(name, value));
         graph.add_node(new).unwrap();
         let macs = Macs::of(&graph);
@@ -195,6 +203,9 @@ mod tests {
         assert_eq!(node("Attention", &[], heads), 5 * 7 * 4 * (8 + 6));
         let flat: &[&[i64]] = &[&[1, 5, 32], &[1, 7, 16], &[1, 7, 12]];
         assert_eq!(node("Attention", &[("q_num_heads", 4), ("kv_num_heads", 2)], flat), 5 * 7 * 4 * (8 + 6));
+        let beside: &[&[i64]] = &[&[1, 5, 32], &[1, 7, 32], &[1, 7, 24]];
+        let attention = node("com.microsoft:MultiHeadAttention", &[("num_heads", 4)], beside);
+        assert_eq!(attention, 5 * 7 * 4 * (8 + 6));
         assert_eq!(node("Relu", &[], &[&[2, 3]]), 0);
     }
 

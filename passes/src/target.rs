@@ -158,6 +158,13 @@ impl Target {
         Ok(target)
     }
 
+    /// The same runtime for a model that is to be pruned or quantized yet: with standard operators alone, into which these
+    /// look.
+    #[must_use]
+    pub fn without_contrib(&self) -> Self {
+        Self { contrib: BTreeSet::new(), ..self.clone() }
+    }
+
     /// How it computes with integers, if its profile says so.
     pub fn quantization(&self) -> Option<Profile> {
         match self.quantize.as_ref()? {

@@ -29,11 +29,14 @@ pub fn refusal(node: &Node, element: impl Fn(usize) -> Option<ElementType>) -> O
     let domain = canonical_domain(node.domain());
     if node.operator().is_none() {
         // Model-local functions have no operator either, whatever their domain.
-        let contributed = domain == "com.microsoft" && CONTRIBUTED.contains(&op_type);
-        return (!contributed).then(|| match domain {
+        let name = match domain {
             "" => op_type.to_owned(),
             domain => format!("{domain}:{op_type}"),
-        });
+        };
+        if domain != "com.microsoft" || !CONTRIBUTED.contains(&op_type) {
+            return Some(name);
+        }
+        return gap_of_contributed(node).map(|what| format!("{name} {what}"));
     }
     if node.is_random() {
         return Some(format!("{op_type}, which is random,"));
@@ -42,6 +45,18 @@ pub fn refusal(node: &Node, element: impl Fn(usize) -> Option<ElementType>) -> O
         return None;
     }
     silent_error(node, element).map(|what| format!("{op_type} {what}"))
+}
+
+/// The part of an operator of `com.microsoft` that tract lacks or ignores.
+fn gap_of_contributed(node: &Node) -> Option<&'static str> {
+    let causal = || node.int("unidirectional").is_some_and(|causal| causal != 0);
+    match node.op_type() {
+        "MultiHeadAttention" if node.inputs().iter().skip(3).any(Option::is_some) => {
+            Some("with a bias, a mask or a past")
+        }
+        "MultiHeadAttention" if causal() => Some("that is causal"),
+        _ => None,
+    }
 }
 
 /// The part of the operator that tract ignores or computes wrongly.
@@ -217,5 +232,23 @@ mod tests {
         assert_eq!(verdict("mine", "Relu").as_deref(), Some("mine:Relu"));
         assert_eq!(verdict("com.microsoft", "FusedConv").as_deref(), Some("com.microsoft:FusedConv"));
         assert_eq!(verdict("com.microsoft", "QuickGelu"), None);
+        assert_eq!(verdict("com.microsoft", "MultiHeadAttention"), None);
+    }
+
+    #[test]
+    fn attention_of_another_domain() {
+        let imports = [(String::new(), 17), ("com.microsoft".into(), 1)];
+        let mut graph = Graph::new(Context::new(8, imports, []));
+        let x = graph.add_input("x", Type::unranked(ElementType::Float));
+        let mut verdict = |operands: usize, causal: i64| {
+            let inputs = vec![x; operands];
+            let new = NewNode::new("MultiHeadAttention", inputs).with("unidirectional", causal);
+            let node = graph.add_node(NewNode { domain: "com.microsoft".into(), ..new }).unwrap();
+            refusal(graph.node(node), |_| None)
+        };
+        assert_eq!(verdict(3, 0), None);
+        assert_eq!(verdict(3, 1).as_deref(), Some("com.microsoft:MultiHeadAttention that is causal"));
+        let more = verdict(6, 0);
+        assert_eq!(more.as_deref(), Some("com.microsoft:MultiHeadAttention with a bias, a mask or a past"));
     }
 }

@@ -17,7 +17,7 @@ use tract_onnx::model::ParsingContext;
 use tract_onnx::pb;
 use tract_onnx::tract_hir::internal::*;
 
-use super::{branches, guarded, in_a_line, known_errors, quantize_kernel};
+use super::{branches, guarded, in_a_line, known_errors, multi_head_attention, quantize_kernel};
 
 const ENGINE: &str = "tract";
 
@@ -510,10 +510,11 @@ impl Executor for TractExecutor {
     }
 }
 
-/// Computes with kernels of ours what has constant operands and types that tract has not, and writes zero points out
-/// where only `output_dtype` names the type. Tells whether anything changed.
+/// Computes with kernels of ours what has constant operands and types that tract has not, writes zero points out where
+/// only `output_dtype` names the type, and products where it lacks what stands for them. Tells whether anything changed.
 fn lower(model: &mut Model) -> Result<bool, EngineError> {
     let graph = &mut model.graph;
+    let taken_apart = multi_head_attention::lower(graph);
     let order = graph.topological_order().map_err(|_| failed("the graph has a cycle"))?;
     let mut changed = false;
     for id in order {
@@ -523,7 +524,7 @@ fn lower(model: &mut Model) -> Result<bool, EngineError> {
     if changed {
         graph.remove_dead(dead, |_, _| {});
     }
-    Ok(changed)
+    Ok(changed || taken_apart)
 }
 
 fn fold(graph: &mut Graph, id: NodeId) -> bool {

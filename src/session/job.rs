@@ -36,6 +36,8 @@ pub(super) struct Job<'a> {
     pub(super) pipeline: &'a dyn Fn(u8) -> PassManager,
     /// Passes that are left out since the file grew by them.
     pub(super) grew: BTreeSet<String>,
+    /// Whether the passes make the result: nothing comes after them that looks into standard operators alone.
+    pub(super) is_last: bool,
 }
 
 /// The result of one run of the passes.
@@ -202,10 +204,11 @@ impl Job<'_> {
         listener: &dyn Listener,
     ) -> Result<Vec<Pass>, PassError> {
         let engine = TractEval::new();
+        let target = &self.options.target;
         let context = PassContext {
             skip: self.options.skip.union(left_out).cloned().collect(),
             only: self.options.only.clone(),
-            target: self.options.target.clone(),
+            target: if self.is_last { target.clone() } else { target.without_contrib() },
             explain: self.options.explain,
             const_eval: Some(&engine),
             ..PassContext::default()

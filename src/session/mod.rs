@@ -131,7 +131,9 @@ pub fn optimize_with(
         allowed
     };
     let own = model.graph.context().opset("");
-    let mut job = Job { original: &original, options, trial, pipeline, grew: BTreeSet::new() };
+    let integers = matches!(options.quantization, Some(Quantize::Static(_)));
+    let is_last = options.pruning.is_none() && !integers;
+    let mut job = Job { original: &original, options, trial, pipeline, grew: BTreeSet::new(), is_last };
 
     let mut left_out = BTreeSet::new();
     let mut attempt = match job.attempt(model, &left_out, &mut clock) {
@@ -169,6 +171,7 @@ pub fn optimize_with(
     notes.append(&mut attempt.notes);
     let mut pruning = None;
     if let Some(wanted) = &options.pruning {
+        job.is_last = !integers;
         pruning = Some(job.prune(&mut attempt, wanted, &left_out, &mut clock)?);
     }
     let mut quantization = None;
@@ -178,6 +181,7 @@ pub fn optimize_with(
             quantization = Some(Quantized::Scheme(Box::new(report)));
         }
         Some(Quantize::Static(wanted)) => {
+            job.is_last = true;
             let report = job.quantize_statically(&mut attempt, wanted, &left_out, &mut clock, &mut notes)?;
             quantization = Some(Quantized::Static(Box::new(report)));
         }
@@ -229,7 +233,8 @@ pub fn optimize_with(
 pub fn float_model(source: &Source, level: u8, target: &Target) -> Result<Model, Error> {
     let mut model = load(source)?.model;
     let engine = TractEval::new();
-    let context = PassContext { target: target.clone(), const_eval: Some(&engine), ..PassContext::default() };
+    let context =
+        PassContext { target: target.without_contrib(), const_eval: Some(&engine), ..PassContext::default() };
     let failed = |source_error| Error::Passes { file: source.name(), source: source_error };
     pipeline(level).run(&mut model, &context, |_, _| {}).map_err(failed)?;
     // With the names that its values have in a file: it is quantized from there.

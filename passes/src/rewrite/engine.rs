@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use onnx_opt_ir::schema::latest_opset;
 use onnx_opt_ir::{Graph, Node, NodeId, ValueId};
 use rustc_hash::FxHashMap;
 
@@ -107,9 +108,7 @@ impl<'r> Rewriter<'r> {
 
     /// Tries the rules of one node; the first that fires ends the visit.
     fn visit(&self, graph: &mut Graph, id: NodeId, statistics: &mut Statistics) -> Option<Touched> {
-        let node = graph.get_node(id)?;
-        // Not a function of the model.
-        node.operator()?;
+        let node = graph.get_node(id).filter(|node| is_operator(graph, node))?;
         let candidates = match node.domain() {
             "" => self.rules.get(node.op_type())?,
             domain => self.rules.get(&*format!("{domain}:{}", node.op_type()))?,
@@ -160,6 +159,14 @@ impl<'r> Rewriter<'r> {
         }
         commit(graph, root, patch).map_err(|error| error.to_string())
     }
+}
+
+/// Whether a node is what its name says: no function of the model, and of a version that the standard has where it has
+/// the domain.
+fn is_operator(graph: &Graph, node: &Node) -> bool {
+    node.operator().is_some()
+        || latest_opset(node.domain()).is_none()
+            && !graph.context().is_function(node.domain(), node.op_type())
 }
 
 /// What a node is called in explanations: its name, or that of its first result.

@@ -10,6 +10,7 @@ mod chain;
 pub mod clip;
 pub mod concat;
 pub mod constant_chain;
+pub mod contrib;
 pub mod convolution;
 pub mod einsum;
 pub mod factor;
@@ -75,6 +76,7 @@ pub fn all() -> Vec<Box<dyn Rule>> {
     rules.extend(normalization::rules());
     rules.extend(attention::rules());
     rules.extend(heads::rules());
+    rules.extend(contrib::rules());
     rules.extend(rotary::rules());
     rules.extend(recurrent::rules());
     rules.extend(blocks::rules());
@@ -119,6 +121,7 @@ pub fn examples() -> Vec<Example> {
     examples.extend(normalization::examples());
     examples.extend(attention::examples());
     examples.extend(heads::examples());
+    examples.extend(contrib::examples());
     examples.extend(rotary::examples());
     examples.extend(recurrent::examples());
     examples.extend(blocks::examples());
