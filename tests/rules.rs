@@ -16,6 +16,7 @@ use onnx_opt::verify::{Status, VerifyOptions, verify};
 const TRACT_LACKS: &[(&str, &str)] = &[
     ("attributes", "its Slice of attributes wants all axes"),
     ("parts", "its CumSum wants an axis without dimensions"),
+    ("label_encoder_of_label_encoder", "it has no LabelEncoder"),
     ("optional_element", "it has no optional values"),
     ("optional_presence", "it has no optional values"),
     ("sequence_concat", "it has no sequences"),

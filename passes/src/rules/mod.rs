@@ -21,6 +21,7 @@ pub mod grid;
 pub mod heads;
 pub mod identity;
 mod idiom;
+pub mod label_encoder;
 pub mod neutral;
 pub mod normalization;
 pub mod pad;
@@ -79,6 +80,7 @@ pub fn all() -> Vec<Box<dyn Rule>> {
     rules.extend(contrib::rules());
     rules.extend(rotary::rules());
     rules.extend(recurrent::rules());
+    rules.extend(label_encoder::rules());
     rules.extend(blocks::rules());
     rules.extend(convolution::rules());
     rules.extend(parts::rules());
@@ -124,6 +126,7 @@ pub fn examples() -> Vec<Example> {
     examples.extend(contrib::examples());
     examples.extend(rotary::examples());
     examples.extend(recurrent::examples());
+    examples.extend(label_encoder::examples());
     examples.extend(blocks::examples());
     examples.extend(convolution::examples());
     examples.extend(parts::examples());
