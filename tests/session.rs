@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use onnx_opt::ir::{Context, Dim, ElementType, Graph, Model, NewNode, Tensor, Type, ValueId, export};
 use onnx_opt::passes::dead_code::DeadCode;
 use onnx_opt::passes::pipeline::Rules;
+use onnx_opt::passes::prune::Target as Share;
 use onnx_opt::passes::rewrite::{ErrorClass, Patch, Rewrite, Rule, Site, Statistics};
 use onnx_opt::passes::{Pass, PassContext, PassManager, Target, rules};
 use onnx_opt::proto::{ModelProto, OperatorSetIdProto, encode};
-use onnx_opt::report::{Report, Verification};
+use onnx_opt::pruning::{Goal, Pruning};
+use onnx_opt::report::{Report, Summary, Verification};
 use onnx_opt::session::{
     Destination, Effort, Error, Listener, Options, Source, Trial, optimize, optimize_with,
 };
@@ -241,4 +243,31 @@ fn a_rule_is_held_back_where_that_costs_less() {
     // Not if the result costs as much.
     let report = highest(&path, PLAIN);
     assert_eq!((report.after.operators.get("HardSigmoid"), report.notes.len()), (None, 0));
+}
+
+/// Pruning looks into attention written with standard operators, and finds the heads that it finds without a target.
+#[test]
+fn operators_of_a_target_come_after_pruning() {
+    let folder = tempfile::tempdir().unwrap();
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/decoder_step.onnx");
+    let pruned = |target: &str| {
+        let trial =
+            Trial { program: Some(PathBuf::from(env!("CARGO_BIN_EXE_onnx-opt"))), ..Trial::default() };
+        let options = Options {
+            level: 2,
+            target: Target::named(target).unwrap(),
+            pruning: Some(Pruning::new(Goal::Counted(Share::Units(0.5)))),
+            trial,
+            ..Options::default()
+        };
+        let output = Destination::File(folder.path().join(target));
+        let report = optimize(&Source::File(fixture.clone()), &output, &options, &Silent).unwrap();
+        let judged = report.pruning.as_ref().and_then(|pruning| pruning.masked.as_ref());
+        assert_eq!(judged.map(|judged| &judged.status), Some(&Status::Verified));
+        report.after
+    };
+    let (plain, own) = (pruned("onnx"), pruned("onnxruntime"));
+    assert_eq!(plain.macs.count, own.macs.count);
+    let attention = |summary: &Summary| summary.operators.get("com.microsoft:MultiHeadAttention").copied();
+    assert_eq!((attention(&plain), attention(&own)), (None, Some(2)));
 }

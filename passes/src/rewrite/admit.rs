@@ -153,4 +153,18 @@ mod tests {
         assert_eq!(operators, ["Sigmoid", "Mul"]);
         assert_eq!(reasons, ["mine may not have com.microsoft:QuickGelu"]);
     }
+
+    #[test]
+    fn functions_of_the_model_are_no_operators() {
+        use onnx_opt_ir::graph::{Context, FunctionId};
+        let own = FunctionId { domain: "com.microsoft".to_owned(), name: "QuickGelu".to_owned() };
+        for (functions, expected) in [(vec![], "QuickGelu"), (vec![own], "Sigmoid")] {
+            let graph = Graph::new(Context::new(8, [(String::new(), 17)], functions));
+            let mut f = Fixture { graph };
+            let x = f.input("x", &[4]);
+            let y = f.op("Sigmoid", &[x]);
+            let mine = target("contrib = [\"com.microsoft:QuickGelu\"]");
+            assert_eq!(run(&mine, f.with_output(y), &[Box::new(Foreign)]).0, [expected]);
+        }
+    }
 }

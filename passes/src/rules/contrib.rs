@@ -173,3 +173,46 @@ pub fn examples() -> Vec<crate::testing::Example> {
         }),
     ]
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use onnx_opt_ir::NewNode;
+
+    use super::*;
+    use crate::target::Target;
+    use crate::testing::Fixture;
+    use crate::{PassContext, pipeline};
+
+    fn optimized(f: Fixture, target: &str) -> Vec<String> {
+        let mut model = f.into_model();
+        let context = PassContext { target: Target::named(target).unwrap(), ..PassContext::default() };
+        pipeline(2).run(&mut model, &context, |_, _| {}).unwrap();
+        Fixture { graph: model.graph }.operators()
+    }
+
+    #[test]
+    fn targets_that_do_not_list_it_do_not_get_it() {
+        for target in Target::names() {
+            let operators = optimized(examples().swap_remove(0).fires, target);
+            let listed = Target::named(target).unwrap().has(DOMAIN, "MultiHeadAttention");
+            assert_eq!(operators.contains(&"MultiHeadAttention".to_owned()), listed, "{target}");
+            assert_eq!(listed, target == "onnxruntime", "{target}");
+        }
+    }
+
+    #[test]
+    fn what_a_model_has_of_it_stays() {
+        let mut f = Fixture::importing(DOMAIN, 1);
+        let x = f.input("x", &[2, 5, 24]);
+        let new = NewNode { domain: DOMAIN.to_owned(), ..NewNode::new("MultiHeadAttention", [x, x, x]) };
+        let y = f.node(new.with("num_heads", 3_i64));
+        let new = NewNode { domain: DOMAIN.to_owned(), ..NewNode::new("QuickGelu", [y]) };
+        let y = f.node(new);
+        let f = f.with_output(y);
+        assert_eq!(f.graph.fixed_shape(f.graph.outputs()[0].value), None);
+        for target in ["onnx", "onnxruntime"] {
+            assert_eq!(optimized(f.clone(), target), ["MultiHeadAttention", "QuickGelu"], "{target}");
+        }
+    }
+}
