@@ -108,8 +108,8 @@ impl Target {
     /// The profile of this name; `None` if this crate has none.
     pub fn named(name: &str) -> Option<Self> {
         let (_, text) = PROFILES.iter().find(|(known, _)| *known == name)?;
-        // A test reads them all.
-        Self::parse(text).ok()
+        // That they say nothing wrong a test knows, at no cost to every start.
+        toml::from_str(text).ok()
     }
 
     /// Reads a profile.
