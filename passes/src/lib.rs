@@ -31,6 +31,7 @@ pub mod rules;
 pub mod target;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod threads;
 pub mod unroll_loop;
 
 pub use pass::{FoldBudget, Pass, PassContext, PassError, PassManager, PassReport};

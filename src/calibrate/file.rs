@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::thread;
 
 use onnx_opt_ir::{ElementType, Model, export};
 use onnx_opt_passes::quantize::{Observer, Range, Ranges, Statistics};
+use onnx_opt_passes::threads::side_by_side;
 use onnx_opt_proto::{encode, for_each_tensor, temporary_prefix};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -82,19 +82,12 @@ impl Calibration {
     /// The ranges that an observer chooses for integers of a type, symmetric about zero or not, by name. Values that had
     /// no finite elements have none.
     pub fn ranges(&self, observer: Observer, element: ElementType, symmetric: bool) -> Ranges {
-        let range = |(name, statistics): &(&String, &Statistics)| -> Option<(String, Range)> {
-            Some(((*name).clone(), observer.range(statistics, element, symmetric)?))
-        };
         let values: Vec<(&String, &Statistics)> = self.values.iter().collect();
-        let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let part = values.len().div_ceil(threads).max(1);
-        thread::scope(|scope| {
-            let threads: Vec<_> = values
-                .chunks(part)
-                .map(|part| scope.spawn(move || part.iter().filter_map(range).collect::<Vec<_>>()))
-                .collect();
-            threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
-        })
+        let range = |place: usize| -> Option<(String, Range)> {
+            let (name, statistics) = values[place];
+            Some((name.clone(), observer.range(statistics, element, symmetric)?))
+        };
+        side_by_side(values.len(), &range).into_iter().flatten().collect()
     }
 
     /// Appends the samples of another calibration of the same values of the same model.

@@ -7,6 +7,7 @@ use super::accuracy::bounded::Bounds;
 use super::accuracy::round::{fitting, prepare};
 use super::accuracy::{Rounding, WeightRounding};
 use super::grid::limits;
+use crate::threads::side_by_side;
 
 /// Weights as integers, and the bias that goes with them.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,14 +97,16 @@ pub(super) fn quantize_weights(
             let (mut scales, mut integers) = (scales, integers);
             let mut places = vec![Vec::new(); count];
             (0..values.len()).for_each(|index| places[channel(index)].push(index));
-            for (index, places) in places.iter().enumerate() {
-                let own: Vec<f32> = places.iter().map(|&place| values[place]).collect();
+            let round = |index: usize| {
+                let own: Vec<f32> = places[index].iter().map(|&place| values[place]).collect();
                 let grid = Grid { element, scale: scales[index], zero: 0 };
                 let bounds = Bounds { highest, pair: pair_limit, least: least[index] };
-                let group = index * prepared.groups() / count;
-                let (scale, rounded) = prepared.round_within(group, &own, grid, bounds);
+                prepared.round_within(index * prepared.groups() / count, &own, grid, bounds)
+            };
+            let rounded = side_by_side(count, &round);
+            for (index, (scale, rounded)) in rounded.into_iter().enumerate() {
                 scales[index] = scale;
-                places.iter().zip(rounded).for_each(|(&place, integer)| integers[place] = integer);
+                places[index].iter().zip(rounded).for_each(|(&place, integer)| integers[place] = integer);
             }
             (scales, integers)
         });

@@ -16,8 +16,10 @@ pub(in crate::quantize) struct Bounds {
     pub least: f32,
 }
 
-/// Scales that are tried, as parts of the whole one, in steps of a twentieth.
+/// Scales that may be tried, as parts of the whole one, in steps of a twentieth: first each third from the whole one down,
+/// then the neighbours of the best of these.
 const CANDIDATES: std::ops::RangeInclusive<u32> = 7..=20;
+const STRIDE: u32 = 3;
 
 impl Bounds {
     /// A magnitude of which no two are too many.
@@ -69,13 +71,27 @@ impl Prepared {
         let largest = weights.iter().fold(0f32, |largest, weight| largest.max(weight.abs()));
         let limit = bounds.limit();
         let whole = largest / limit as f32;
-        let finer = CANDIDATES.map(|candidate| whole * candidate as f32 / *CANDIDATES.end() as f32);
-        let finer = finer.filter(|&scale| scale >= bounds.least).map(|scale| nearest(scale, limit));
-        let candidates: Vec<Steps> =
-            std::iter::once(nearest(grid.scale, bounds.highest)).chain(finer).collect();
-        let found = errors(weights, &candidates, second);
-        let least = found.iter().enumerate().min_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(place, _)| place);
-        let (mut best, error) = (candidates[least].clone(), found[least]);
+        let finer = |candidate: u32| {
+            let scale = whole * candidate as f32 / *CANDIDATES.end() as f32;
+            (scale >= bounds.least && CANDIDATES.contains(&candidate)).then(|| nearest(scale, limit))
+        };
+        let tried: Vec<u32> = CANDIDATES.rev().step_by(STRIDE as usize).collect();
+        let steps: Vec<Steps> = tried.iter().filter_map(|&candidate| finer(candidate)).collect();
+        let own = nearest(grid.scale, bounds.highest);
+        let mut found = errors(weights, std::slice::from_ref(&own), second);
+        let (mut best, mut error) = (own, found.swap_remove(0));
+        let mut keep_best = |steps: Vec<Steps>| {
+            let found = errors(weights, &steps, second);
+            let least = (0..found.len()).min_by(|&a, &b| found[a].total_cmp(&found[b]))?;
+            if found[least] < error {
+                (best, error) = (steps[least].clone(), found[least]);
+            }
+            Some(least)
+        };
+        if let Some(least) = keep_best(steps) {
+            let neighbours = (1..STRIDE).flat_map(|by| [tried[least] - by, tried[least] + by]);
+            keep_best(neighbours.filter_map(finer).collect());
+        }
         let grid = Grid { scale: best.scale, ..grid };
         let mut integers = self.integers(group, weights, &[grid], weights.len());
         integers.iter_mut().for_each(|integer| *integer = (*integer).clamp(-bounds.highest, bounds.highest));
