@@ -121,9 +121,9 @@ impl Label {
     }
 
     /// What is equal where the labels of a type are: the two zeros are.
-    fn key(&self) -> (Option<&Bytes>, i64) {
+    fn key(&self) -> (Option<&[u8]>, i64) {
         match self {
-            Self::Text(text) => (Some(text), 0),
+            Self::Text(text) => (Some(text.as_ref()), 0),
             Self::Integer(integer) => (None, *integer),
             Self::Number(number) => (None, (number + 0.0).to_bits().cast_signed()),
         }
