@@ -243,6 +243,7 @@ pub fn quantize(
     };
     if !names.is_empty() {
         let found = wanted.calibration(model, &names, calibration, listener)?;
+        options.elements = found.elements();
         let ranges = wanted.ranges(&found, model, &profile, &options, calibration)?;
         (report.samples, report.random) = (found.samples, found.random);
         options.weights = wanted.weights(model, calibration, listener)?;
@@ -289,7 +290,7 @@ pub fn sensitivity(
 ) -> Result<SensitivityReport, StaticError> {
     let profile = target.quantization().ok_or_else(|| StaticError::NoProfile(target.name.clone()))?;
     let profile = wanted.profile(profile);
-    let options = wanted.options(&model.graph)?;
+    let mut options = wanted.options(&model.graph)?;
     let mut report = SensitivityReport {
         target: target.name.clone(),
         observer: wanted.observers(),
@@ -303,6 +304,7 @@ pub fn sensitivity(
         return Ok(report);
     }
     let found = wanted.calibration(model, &names, calibration, listener)?;
+    options.elements = found.elements();
     let ranges = wanted.ranges(&found, model, &profile, &options, calibration)?;
     listener.stage("nodes on integers");
     let measure = wanted.measure(&model.graph, calibration, &Silent)?.at_most(COMPARED);

@@ -90,6 +90,12 @@ impl Calibration {
         side_by_side(values.len(), &range).into_iter().flatten().collect()
     }
 
+    /// How many elements values have in a sample, on average, by name.
+    pub fn elements(&self) -> BTreeMap<String, f64> {
+        let average = |statistics: &Statistics| statistics.elements() as f64 / self.samples.max(1) as f64;
+        self.values.iter().map(|(name, statistics)| (name.clone(), average(statistics))).collect()
+    }
+
     /// Appends the samples of another calibration of the same values of the same model.
     ///
     /// # Errors

@@ -2,14 +2,16 @@
 
 use onnx_opt_ir::Graph;
 
-use super::unit::{Kind, Unit, elements};
+use super::sizes::Sizes;
+use super::unit::{Kind, Unit};
 use super::{Cost, Profile};
 
 /// Nanoseconds of a unit, floats and integers.
-pub(super) fn cost(graph: &Graph, profile: &Profile, unit: &Unit) -> Cost {
+pub(super) fn cost(sizes: &Sizes<'_>, profile: &Profile, unit: &Unit) -> Cost {
+    let graph = sizes.graph;
     let node = graph.node(unit.node);
     let op_type = node.op_type();
-    let results: f64 = unit.results.iter().map(|&value| elements(graph, value)).sum();
+    let results: f64 = unit.results.iter().map(|&value| sizes.elements(value)).sum();
     let (each, count) = match unit.kind {
         // The number goes into the scale, while floats must be multiplied.
         Kind::Rescale(_) => return Cost { float: profile.node + results * profile.dequantize, integer: 0.0 },
@@ -19,7 +21,7 @@ pub(super) fn cost(graph: &Graph, profile: &Profile, unit: &Unit) -> Cost {
         }
         // What is read is what a mean costs.
         Kind::Elementwise => {
-            let operands = unit.operands.iter().map(|&(_, value)| elements(graph, value)).fold(0.0, f64::max);
+            let operands = unit.operands.iter().map(|&(_, value)| sizes.elements(value)).fold(0.0, f64::max);
             (profile.elementwise.get(op_type), results.max(operands))
         }
         Kind::Product { channels } => {
@@ -33,7 +35,7 @@ pub(super) fn cost(graph: &Graph, profile: &Profile, unit: &Unit) -> Cost {
             let own = all as f64 / weights.get(channels).map_or(1.0, |&count| count.max(1) as f64);
             let places = match op_type {
                 "ConvTranspose" => {
-                    let operand = unit.operands.iter().map(|&(_, value)| elements(graph, value)).sum::<f64>();
+                    let operand = unit.operands.iter().map(|&(_, value)| sizes.elements(value)).sum::<f64>();
                     let own = all as f64 / weights.first().map_or(1.0, |&count| count.max(1) as f64);
                     return scaled(each.copied(), operand * own).with(profile.product);
                 }

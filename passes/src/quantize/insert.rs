@@ -8,6 +8,7 @@ use super::accuracy::WeightRounding;
 use super::grid::range_of;
 use super::region::{Regions, choose};
 use super::scales::grids;
+use super::sizes::Sizes;
 use super::unit::{Kind, Unit, Units, find};
 use super::weights::{BiasOf, Form, quantize_weights};
 use super::{Bias, Grid, Placed, Placement, Profile, QuantizeOptions, QuantizeReport, Ranges};
@@ -105,7 +106,7 @@ pub(super) fn chosen(
     let count = units.units.len();
     let regions = match options.regardless {
         true => Regions { integer: vec![true; count], count, fast: false },
-        false => choose(graph, profile, &units.units),
+        false => choose(&Sizes { graph, seen: &options.elements }, profile, &units.units),
     };
     (units, regions)
 }
@@ -399,7 +400,9 @@ impl Writer<'_> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use onnx_opt_ir::check;
+    use std::collections::BTreeMap;
+
+    use onnx_opt_ir::{Dim, check};
 
     use super::super::profile::Cost;
     use super::super::{Range, observed, prepare};
@@ -455,15 +458,61 @@ mod tests {
             .collect()
     }
 
+    fn pooled(f: &mut Fixture, x: ValueId) -> ValueId {
+        f.node(
+            NewNode::new("MaxPool", [x]).with("kernel_shape", vec![2i64, 2]).with("strides", vec![2i64, 2]),
+        )
+    }
+
+    #[test]
+    fn a_pool_behind_floats_stays_with_them_and_what_takes_it_too() {
+        // The convolution in between gains less by integers than the first pool loses.
+        let net = || {
+            let mut f = Fixture::new(13);
+            let x = f.input("x", &[1, 16, 64, 64]);
+            let t = f.op("Tanh", &[x]);
+            let t = pooled(&mut f, t);
+            let t = conv(&mut f, t, 16, 16);
+            let t = f.op("Tanh", &[t]);
+            f.with_output(t)
+        };
+        let (model, report) = quantized(net(), "onnxruntime", -1.0, 1.0);
+        assert_eq!(report.regions, 0, "{:?}", operators(&model));
+        // Where the runtime leaves the QuantizeLinear behind the pool, the convolution gains.
+        let everywhere = Profile { moves_alone: BTreeMap::new(), ..profile("onnxruntime") };
+        let (_, report) = quantized_for(net(), &everywhere, -1.0, 1.0);
+        assert_eq!((report.regions, report.quantized.get("MaxPool")), (1, None));
+    }
+
+    #[test]
+    fn sizes_that_types_leave_open_are_those_of_samples() {
+        let net = || {
+            let mut f = Fixture::new(13);
+            let sizes = [Dim::fixed(1), Dim::fixed(16), Dim::symbol("h"), Dim::symbol("w")];
+            let x = f.typed_input("x", ElementType::Float, sizes);
+            let t = conv(&mut f, x, 16, 16);
+            let t = conv(&mut f, t, 16, 16);
+            f.with_output(t).into_model()
+        };
+        let regions = |places: f64| {
+            let mut model = net();
+            let mut options = QuantizeOptions::default();
+            let names = observed(&model.graph, &profile("onnxruntime"), &options);
+            options.elements = names.iter().map(|name| (name.clone(), 16.0 * places)).collect();
+            let range = Range::new(-1.0, 1.0).unwrap();
+            let ranges: Ranges = names.into_iter().map(|name| (name, range)).collect();
+            insert(&mut model, &ranges, &profile("onnxruntime"), &options).unwrap().faster
+        };
+        assert_eq!((regions(1024.0), regions(4.0)), (true, false));
+    }
+
     #[test]
     fn a_chain_is_one_region_between_two_quantizers() {
         let mut f = Fixture::new(11);
         let x = f.input("x", &[1, 16, 32, 32]);
         let t = conv(&mut f, x, 16, 32);
         let t = f.op("Relu", &[t]);
-        let t = f.node(
-            NewNode::new("MaxPool", [t]).with("kernel_shape", vec![2i64, 2]).with("strides", vec![2i64, 2]),
-        );
+        let t = pooled(&mut f, t);
         let y = conv(&mut f, t, 32, 32);
         let (model, report) = quantized(f.with_output(y), "onnxruntime", -1.0, 3.0);
         assert_eq!((report.regions, report.values, report.weights), (1, 4, 2));

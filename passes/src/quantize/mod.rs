@@ -18,6 +18,7 @@ mod region;
 mod scales;
 pub mod schemes;
 pub mod sensitivity;
+mod sizes;
 mod unit;
 mod weights;
 

@@ -18,6 +18,9 @@ pub struct QuantizeOptions {
     pub exclude: BTreeSet<String>,
     /// Whether they do though it would not pay.
     pub regardless: bool,
+    /// Elements that values have in a run, on average over samples, by name: what costs are counted by where types leave
+    /// sizes open.
+    pub elements: BTreeMap<String, f64>,
     /// How static quantization rounds weights.
     pub weights: WeightRounding,
 }

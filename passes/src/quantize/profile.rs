@@ -46,6 +46,10 @@ pub struct Profile {
     /// Operators that move integers about or choose among them, in and out by the same scale.
     #[serde(default)]
     pub moves: BTreeMap<String, Cost>,
+    /// Those of them that cost more, by element of the result, where no integers come to them. The runtime brings
+    /// integers to them itself where their result becomes integers, so that they are never on floats alone.
+    #[serde(default)]
+    pub moves_alone: BTreeMap<String, f64>,
     /// Activations that vanish behind an operator where the integers end at its limits.
     #[serde(default)]
     pub absorbs: BTreeSet<String>,
@@ -139,6 +143,7 @@ impl Profile {
         let costs = tables.into_iter().flatten().map(|(_, cost)| cost).chain([&self.depthwise]);
         let numbers = costs.flat_map(|cost| [cost.float, cost.integer]);
         if numbers
+            .chain(self.moves_alone.values().copied())
             .chain([self.quantize, self.dequantize, self.node, self.product])
             .any(|cost| cost.is_nan() || cost < 0.0)
         {
@@ -146,6 +151,7 @@ impl Profile {
         }
         let named = tables.into_iter().flat_map(BTreeMap::keys);
         let named = named
+            .chain(self.moves_alone.keys())
             .chain(&self.per_channel)
             .chain(&self.absorbs)
             .chain(&self.open)

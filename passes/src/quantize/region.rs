@@ -11,7 +11,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::Profile;
 use super::costs::cost;
-use super::unit::{Kind, Unit, elements};
+use super::sizes::Sizes;
+use super::unit::{Kind, Unit};
 use crate::cut::{Network, UNBOUNDED};
 
 /// Which of the units compute with integers.
@@ -26,13 +27,13 @@ pub(super) struct Regions {
 
 /// Chooses the units that compute with integers. Where none pays in so small a model, those that would in a larger one:
 /// integers take less space at least.
-pub(super) fn choose(graph: &Graph, profile: &Profile, units: &[Unit]) -> Regions {
-    let flow = Flow::new(graph, units);
-    let fast = flow.regions(graph, profile);
+pub(super) fn choose(sizes: &Sizes<'_>, profile: &Profile, units: &[Unit]) -> Regions {
+    let flow = Flow::new(sizes.graph, units);
+    let fast = flow.regions(sizes, profile);
     if fast.count > 0 {
         fast
     } else {
-        Regions { fast: false, ..flow.regions(graph, &profile.for_large_models()) }
+        Regions { fast: false, ..flow.regions(sizes, &profile.for_large_models()) }
     }
 }
 
@@ -88,8 +89,8 @@ impl<'a> Flow<'a> {
     }
 
     /// The regions of a minimal cut that have a product in them.
-    fn regions(&self, graph: &Graph, profile: &Profile) -> Regions {
-        let mut integer = self.cut(graph, profile);
+    fn regions(&self, sizes: &Sizes<'_>, profile: &Profile) -> Regions {
+        let mut integer = self.cut(sizes, profile);
         let mut count = 0;
         for region in self.connected(&integer) {
             if region.iter().any(|&unit| matches!(self.units[unit].kind, Kind::Product { .. })) {
@@ -101,7 +102,7 @@ impl<'a> Flow<'a> {
         Regions { integer, count, fast: true }
     }
 
-    fn cut(&self, graph: &Graph, profile: &Profile) -> Vec<bool> {
+    fn cut(&self, sizes: &Sizes<'_>, profile: &Profile) -> Vec<bool> {
         const INTEGERS: usize = 0;
         const FLOATS: usize = 1;
         let at = |unit: usize| unit + 2;
@@ -109,15 +110,15 @@ impl<'a> Flow<'a> {
         let capacity = |nanoseconds: f64| ((nanoseconds * 1e3).min(UNBOUNDED as f64 / 1e6)) as u64;
         let mut network = Network::new(self.units.len() + 2);
         for (index, unit) in self.units.iter().enumerate() {
-            let cost = cost(graph, profile, unit);
+            let cost = cost(sizes, profile, unit);
             network.connect(INTEGERS, at(index), capacity(cost.float));
             network.connect(at(index), FLOATS, capacity(cost.integer));
         }
         for crossing in &self.values {
-            let count = elements(graph, crossing.value);
+            let count = sizes.elements(crossing.value);
             let open = crossing
                 .producer
-                .is_some_and(|unit| profile.open.contains(graph.node(self.units[unit].node).op_type()));
+                .is_some_and(|unit| profile.open.contains(sizes.graph.node(self.units[unit].node).op_type()));
             if let Some(producer) = crossing.producer {
                 let price = if open { 0 } else { capacity(profile.node + count * profile.dequantize) };
                 if crossing.others {
@@ -134,9 +135,36 @@ impl<'a> Flow<'a> {
                 crossing.takers.iter().for_each(|&taker| network.connect(at(taker), turned, UNBOUNDED));
                 network.connect(turned, crossing.producer.map_or(FLOATS, at), price);
             }
+            for &taker in &crossing.takers {
+                if let Some(price) = self.alone(sizes, profile, taker) {
+                    network.connect(at(taker), self.origin(crossing).map_or(FLOATS, at), capacity(price));
+                }
+            }
+            if let Some(producer) =
+                crossing.producer.filter(|&unit| self.alone(sizes, profile, unit).is_some())
+            {
+                crossing.takers.iter().for_each(|&taker| network.connect(at(taker), at(producer), UNBOUNDED));
+            }
         }
         let side = network.source_side(INTEGERS, FLOATS);
         side[2..2 + self.units.len()].to_vec()
+    }
+
+    /// The unit whose integers a value holds, moved or rescaled.
+    fn origin(&self, crossing: &Crossing) -> Option<usize> {
+        let mut origin = crossing.producer?;
+        while matches!(self.units[origin].kind, Kind::Move | Kind::Rescale(_)) {
+            let (_, operand) = *self.units[origin].operands.first()?;
+            origin = self.values.iter().find(|crossing| crossing.value == operand)?.producer?;
+        }
+        Some(origin)
+    }
+
+    /// What a unit costs more where no integers come to it.
+    fn alone(&self, sizes: &Sizes<'_>, profile: &Profile, unit: usize) -> Option<f64> {
+        let unit = &self.units[unit];
+        let each = profile.moves_alone.get(sizes.graph.node(unit.node).op_type())?;
+        Some(each * unit.results.iter().map(|&value| sizes.elements(value)).sum::<f64>())
     }
 
     /// The connected parts of the units that compute with integers.

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::costs::cost;
 use super::insert::{chosen, insert};
+use super::sizes::Sizes;
 use super::unit::Kind;
 use super::{Profile, QuantizeError, QuantizeOptions, QuantizeReport, Ranges};
 use crate::cse::CommonSubexpressions;
@@ -67,12 +68,13 @@ pub fn sensitivities(
     let &Calibrated { model, ranges, profile, options, .. } = calibrated;
     let graph = &model.graph;
     let (units, regions) = chosen(graph, ranges, profile, options);
+    let sizes = Sizes { graph, seen: &options.elements };
     let mut found = Vec::new();
     for (unit, _) in units.units.iter().zip(&regions.integer).filter(|(_, on)| **on) {
         if matches!(unit.kind, Kind::Move | Kind::Rescale(_)) {
             continue;
         }
-        let (node, cost) = (graph.node(unit.node), cost(graph, profile, unit));
+        let (node, cost) = (graph.node(unit.node), cost(&sizes, profile, unit));
         let operator = node.op_type().to_owned();
         let saves = cost.float - cost.integer;
         found.push(Sensitivity { node: place(graph, node), operator, sqnr_db: None, saves });

@@ -320,16 +320,3 @@ impl Seeker<'_> {
 
 /// What is larger stands for infinity.
 const LARGEST: f32 = 1e9;
-
-/// Sizes that are not known count as this, the first axis as one.
-const UNKNOWN: u64 = 64;
-
-/// Number of elements of a value, guessed where sizes are not known.
-pub(super) fn elements(graph: &Graph, value: ValueId) -> f64 {
-    let Some(shape) = graph.shape(value) else { return 1e5 };
-    let sizes = shape.iter().enumerate().map(|(axis, size)| {
-        let guess = if axis == 0 { 1 } else { UNKNOWN };
-        size.as_fixed().map_or(guess, |size| u64::try_from(size).unwrap_or(guess))
-    });
-    sizes.map(|size| size as f64).product()
-}

@@ -64,7 +64,7 @@ pub(super) struct Prune {
     /// Fit what is left to what there was, layer by layer, on samples
     #[arg(long, requires = "pruned", help_heading = "Pruning")]
     recover: bool,
-    /// Leave multiples of so many channels; else of 8 or 4 where layers are wide and the target is met so
+    /// Leave multiples of so many channels; else of 16, 8 or 4 where layers are wide and the target is met so
     #[arg(long, value_name = "N", requires = "pruned", help_heading = "Pruning")]
     round_to: Option<usize>,
     /// Leave at least so many channels of each layer
