@@ -102,10 +102,7 @@ fn every_scheme_runs_and_is_close() {
             assert!(report.weights > 1, "{name} {scheme:?}: {report:?}");
             let found = distance(&original, &model);
             let close = decibels(&found).is_none_or(|decibels| decibels > least);
-            // tract has no Gemm of half precision.
-            let lacks = scheme == Scheme::Float16 && std::env::var_os("ORT_DYLIB_PATH").is_none();
-            let excused = lacks && matches!(found.status, Status::NotVerifiable { .. });
-            if !excused && (found.status != Status::Verified || !close) {
+            if found.status != Status::Verified || !close {
                 wrong.push(format!("{name} {scheme:?}: {found:?}"));
             }
         }

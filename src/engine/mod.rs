@@ -4,7 +4,7 @@
 mod branches;
 mod choice;
 pub mod known_errors;
-mod multi_head_attention;
+mod lowering;
 pub mod onnxruntime;
 pub mod quantize_kernel;
 pub mod tract;

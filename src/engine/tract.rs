@@ -17,7 +17,7 @@ use tract_onnx::model::ParsingContext;
 use tract_onnx::pb;
 use tract_onnx::tract_hir::internal::*;
 
-use super::{branches, guarded, in_a_line, known_errors, multi_head_attention, quantize_kernel};
+use super::{branches, guarded, in_a_line, known_errors, lowering, quantize_kernel};
 
 const ENGINE: &str = "tract";
 
@@ -514,7 +514,7 @@ impl Executor for TractExecutor {
 /// only `output_dtype` names the type, and products where it lacks what stands for them. Tells whether anything changed.
 fn lower(model: &mut Model) -> Result<bool, EngineError> {
     let graph = &mut model.graph;
-    let taken_apart = multi_head_attention::lower(graph);
+    let taken_apart = lowering::lower(graph);
     let order = graph.topological_order().map_err(|_| failed("the graph has a cycle"))?;
     let mut changed = false;
     for id in order {

@@ -1,11 +1,11 @@
 //! MultiHeadAttention of `com.microsoft` as the matrix products that it stands for: tract has it without mask and past.
 
-use onnx_opt_ir::{Attributes, Graph, Tensor, ValueId};
+use onnx_opt_ir::{Attributes, Tensor, ValueId};
 use onnx_opt_passes::rewrite::{
-    ErrorClass, FunctionRule, Miss, Operand, Patch, Rewrite, Rewriter, Rule, Site, Statistics, ensure, found,
+    ErrorClass, FunctionRule, Miss, Operand, Patch, Rewrite, Site, ensure, found,
 };
 
-const PARTS: FunctionRule = FunctionRule {
+pub(super) const PARTS: FunctionRule = FunctionRule {
     name: "multi_head_attention_parts",
     doc: "MultiHeadAttention(q, k, v, mask, past) = softmax(c·q·kᵀ + mask)·v by heads, k and v behind the past.",
     class: ErrorClass::Rounding,
@@ -13,13 +13,6 @@ const PARTS: FunctionRule = FunctionRule {
     roots: &["com.microsoft:MultiHeadAttention"],
     rewrite: parts,
 };
-
-/// Puts products in its place, and tells whether it did so anywhere.
-pub fn lower(graph: &mut Graph) -> bool {
-    let mut statistics = Statistics::default();
-    Rewriter::new([&PARTS as &dyn Rule]).run(graph, &mut statistics);
-    !statistics.fired.is_empty()
-}
 
 /// Heads and places change places.
 const TURNED: [i64; 4] = [0, 2, 1, 3];
