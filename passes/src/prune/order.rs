@@ -23,11 +23,11 @@ pub enum Ranking {
 pub enum Multiple {
     /// Multiples of so many, where they were.
     Of(usize),
-    /// Multiples of this power of two where there were as many or more, of half as many where there were half as many, and
-    /// so on down to 4. Convolutions of onnxruntime have their channels in blocks of 8, with AVX-512 of 16, and turn
-    /// back before a pool what is no whole number of blocks. With 30 % of the multiply-accumulates gone, a small ResNet
-    /// takes 0.84 of the time in multiples of 8 and 0.60 in those of 16, one of 16 to 48 channels 1.38 and 0.86.
-    Blocks(usize),
+    /// Multiples of 16 where there were 64 or more, of 8 where there were fewer: convolutions of onnxruntime have their
+    /// channels in blocks of 8, with AVX-512 of 16, and turn back before a pool what is no whole number of blocks. With 30 %
+    /// of the multiply-accumulates gone, a small ResNet takes 0.74 of the time so, and 0.84 in multiples of 8 throughout;
+    /// those of 16 throughout would take 0.60, but narrow layers would have to lose half at once, or nothing.
+    Blocks,
     /// What kernels work on at once: multiples of 8 where there were 64 or more, of 4 where there were 16 or more. With
     /// half of the multiply-accumulates gone, a MobileNetV2 takes 0.58 of the time in onnxruntime in multiples of 4, 0.56
     /// in those of 8, and 0.87 without; networks of fewer channels take 0.6, 0.5 and 1.4.
@@ -38,10 +38,8 @@ impl Multiple {
     /// What is tried in turn until a target is met: whole blocks wherever a number that is to fall can be met so.
     pub(super) fn tries(&self, target: Target) -> &[Self] {
         match (self, target) {
-            // Where more than half is to go, narrow layers must lose some too, which blocks of 16 would keep whole.
-            (Self::Kernels, Target::Macs(share) | Target::Bytes(share)) => {
-                let tries = &[Self::Blocks(16), Self::Blocks(8), Self::Kernels, Self::Of(1)];
-                &tries[usize::from(share > 0.5)..]
+            (Self::Kernels, Target::Macs(_) | Target::Bytes(_)) => {
+                &[Self::Blocks, Self::Of(8), Self::Kernels, Self::Of(1)]
             }
             _ => std::slice::from_ref(self),
         }
@@ -51,8 +49,8 @@ impl Multiple {
     fn of(self, channels: usize) -> usize {
         match self {
             Self::Of(multiple) => multiple.max(1),
-            Self::Blocks(block) if channels < block && block > 4 => Self::Blocks(block / 2).of(channels),
-            Self::Blocks(block) => block,
+            Self::Blocks if channels >= 64 => 16,
+            Self::Blocks => 8,
             Self::Kernels if channels >= 64 => 8,
             Self::Kernels if channels >= 16 => 4,
             Self::Kernels => 1,
