@@ -485,6 +485,19 @@ mod tests {
     }
 
     #[test]
+    fn integers_become_floats_for_each_that_takes_them() {
+        let regions = |takers: &[&str]| {
+            let mut f = Fixture::new(13);
+            let x = f.input("x", &[1, 16, 64, 64]);
+            let t = conv(&mut f, x, 16, 16);
+            let taken: Vec<ValueId> = takers.iter().map(|taker| f.op(taker, &[t])).collect();
+            let y = taken.into_iter().reduce(|a, b| f.op("Mul", &[a, b])).unwrap();
+            quantized(f.with_output(y), "onnxruntime", -1.0, 1.0).1.faster
+        };
+        assert_eq!((regions(&["Tanh"]), regions(&["Tanh", "Sin", "Exp"])), (true, false));
+    }
+
+    #[test]
     fn sizes_that_types_leave_open_are_those_of_samples() {
         let net = || {
             let mut f = Fixture::new(13);

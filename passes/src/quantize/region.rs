@@ -1,8 +1,9 @@
 //! Which units compute with integers: a minimal cut between what they cost so and so, and what it costs to turn values
 //! from one into the other.
 //!
-//! A value is turned once however many take it. So a cut leaves no hole of floats in a region of integers that costs
-//! more than it saves, and no island of integers among floats.
+//! A value becomes integers once however many take them, and floats once for each that takes floats: onnxruntime gives every
+//! user of a DequantizeLinear one of its own, and others merge it into its user. So a cut leaves no hole of floats in a
+//! region of integers that costs more than it saves, and no island of integers among floats.
 
 use onnx_opt_ir::graph::Slot;
 use onnx_opt_ir::{Graph, NodeId, ValueId};
@@ -40,7 +41,7 @@ pub(super) fn choose(sizes: &Sizes<'_>, profile: &Profile, units: &[Unit]) -> Re
 /// How values flow between units.
 struct Flow<'a> {
     units: &'a [Unit],
-    /// The values in order, with the unit that gives each, the units that take it, and whether others take it too.
+    /// The values in order, with the unit that gives each, the units that take it, and how many others do.
     values: Vec<Crossing>,
 }
 
@@ -48,7 +49,7 @@ struct Crossing {
     value: ValueId,
     producer: Option<usize>,
     takers: Vec<usize>,
-    others: bool,
+    others: usize,
 }
 
 impl<'a> Flow<'a> {
@@ -71,14 +72,14 @@ impl<'a> Flow<'a> {
                     value,
                     producer: graph.producer(value).and_then(|(node, ..)| owner.get(&node).copied()),
                     takers: Vec::new(),
-                    others: graph.is_output(value),
+                    others: usize::from(graph.is_output(value)),
                 };
                 for consumer in graph.consumers(value) {
                     match (owner.get(&consumer.node), consumer.slot) {
                         (Some(&taker), Slot::Input(slot)) if takes(&units[taker], slot) => {
                             crossing.takers.push(taker);
                         }
-                        _ => crossing.others = true,
+                        _ => crossing.others += 1,
                     }
                 }
                 crossing.takers.dedup();
@@ -121,13 +122,8 @@ impl<'a> Flow<'a> {
                 .is_some_and(|unit| profile.open.contains(sizes.graph.node(self.units[unit].node).op_type()));
             if let Some(producer) = crossing.producer {
                 let price = if open { 0 } else { capacity(profile.node + count * profile.dequantize) };
-                if crossing.others {
-                    network.connect(at(producer), FLOATS, price);
-                } else if !crossing.takers.is_empty() {
-                    let turned = network.add_node();
-                    network.connect(at(producer), turned, price);
-                    crossing.takers.iter().for_each(|&taker| network.connect(turned, at(taker), UNBOUNDED));
-                }
+                network.connect(at(producer), FLOATS, price.saturating_mul(crossing.others as u64));
+                crossing.takers.iter().for_each(|&taker| network.connect(at(producer), at(taker), price));
             }
             if !crossing.takers.is_empty() {
                 let price = capacity(profile.node + count * profile.quantize);
