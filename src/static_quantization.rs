@@ -10,8 +10,8 @@ use onnx_opt_ir::{Graph, GraphError, ImportError, Model, export, import};
 use onnx_opt_passes::Target;
 use onnx_opt_passes::measure::Totals as _;
 use onnx_opt_passes::quantize::accuracy::{
-    Corrected, LayerMoments, Rounding, Smoothing, WeightRounding, best_ranges, correct_biases, equalize,
-    smooth,
+    Corrected, Equalization, LayerMoments, Rounding, Smoothing, WeightRounding, best_ranges, correct_biases,
+    equalize, smooth,
 };
 use onnx_opt_passes::quantize::oracle::{Prediction, predict};
 use onnx_opt_passes::quantize::sensitivity::{Calibrated, Mixed, Sensitivity, mix, sensitivities, without};
@@ -48,8 +48,8 @@ pub struct StaticQuantization {
     pub exclude: Vec<String>,
     /// Whether weights have one scale, where they would have one for each channel.
     pub per_tensor: bool,
-    /// Whether channels are brought to about the same range before (cross-layer equalization).
-    pub equalize: bool,
+    /// Where channels are brought to about the same range before, if anywhere (cross-layer equalization).
+    pub equalization: Option<Equalization>,
     /// How outliers of activations go into weights before, if they do (SmoothQuant).
     pub smoothing: Option<Smoothing>,
     /// Whether biases take back what integers shift (bias correction).
@@ -157,7 +157,7 @@ pub struct StaticReport {
     pub random: bool,
     /// How weights became integers.
     pub rounding: &'static str,
-    /// Pairs of products whose channels were brought to about the same range, where that was asked for.
+    /// Pairs of products whose channels were brought to about the same range, where there are some or that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub equalized: Option<usize>,
     /// Values whose outliers went into weights, where that was looked for.
@@ -221,7 +221,7 @@ pub fn quantize(
         });
     }
     let mut options = wanted.options(&model.graph)?;
-    let equalized = if wanted.equalize { Some(equalize(&mut model.graph)?) } else { None };
+    let equalized = wanted.equalized(model)?;
     let smoothed = wanted.smoothed(model, &profile, calibration, listener)?;
     let names = observed(&model.graph, &profile, &options);
     let no_kernel = strangers(&model.graph, &profile);
@@ -297,6 +297,7 @@ pub fn sensitivity(
         ..SensitivityReport::default()
     };
     let mut model = model.clone();
+    wanted.equalized(&mut model)?;
     wanted.smoothed(&mut model, &profile, calibration, listener)?;
     let model = &model;
     let names = observed(&model.graph, &profile, &options);
@@ -379,6 +380,7 @@ impl StaticQuantization {
         let rounding = if data.is_empty() { Rounding::Nearest } else { Rounding::AdaRound };
         Self {
             smoothing: (!data.is_empty()).then_some(Smoothing::WHERE_IT_PAYS),
+            equalization: (!data.is_empty()).then_some(Equalization::WHERE_IT_PAYS),
             data,
             calibration: None,
             observer: None,
@@ -386,11 +388,17 @@ impl StaticQuantization {
             operators: BTreeSet::new(),
             exclude: Vec::new(),
             per_tensor: false,
-            equalize: false,
             bias_correction: false,
             min_sqnr: None,
             rounding,
         }
+    }
+
+    /// Equalizes channels, where that is wanted, and tells of how many pairs, if that is worth telling.
+    fn equalized(&self, model: &mut Model) -> Result<Option<usize>, StaticError> {
+        let Some(wanted) = self.equalization else { return Ok(None) };
+        let count = equalize(&mut model.graph, wanted)?;
+        Ok(Some(count).filter(|&count| count > 0 || wanted == Equalization::EVERYWHERE))
     }
 
     /// Moves outliers into weights, where that is wanted, and tells at how many places.

@@ -5,7 +5,7 @@
 use onnx_opt::ir::{Dim, ElementType, Model, NewNode, ValueId, check, export};
 use onnx_opt::passes::Target;
 use onnx_opt::passes::quantize::QuantizeOptions;
-use onnx_opt::passes::quantize::accuracy::{LayerMoments, equalize};
+use onnx_opt::passes::quantize::accuracy::{Equalization, LayerMoments, equalize};
 use onnx_opt::passes::quantize::schemes::{Scheme, SchemeOptions, compress};
 use onnx_opt::passes::testing::Fixture;
 use onnx_opt::verify::{Status, VerifyOptions, VerifyReport, verify};
@@ -178,7 +178,7 @@ fn ways_that_need_samples_ask_for_them() {
 fn equalization_keeps_the_function() {
     let original = images();
     let mut model = original.clone();
-    assert_eq!(equalize(&mut model.graph).unwrap(), 2);
+    assert_eq!(equalize(&mut model.graph, Equalization::EVERYWHERE).unwrap(), 2);
     let found = distance(&original, &model);
     assert_eq!(found.status, Status::Verified);
     assert!(decibels(&found).is_none_or(|decibels| decibels > 100.0), "{found:?}");

@@ -268,6 +268,10 @@ fn equalization_brings_scaled_channels_back_under_one_scale_for_each_weight() {
     let back = sqnr(true, &["--per-tensor", "--equalize"]);
     assert!(apart < plain - 10.0, "{plain} {apart}");
     assert!(back > plain - 3.0, "{plain} {apart} {back}");
+    // Where weights have many scales, nobody needs to ask.
+    let [plain, usual, never] = [(false, &[][..]), (true, &[][..]), (true, &["--equalize=off"][..])]
+        .map(|(apart, arguments)| sqnr(apart, arguments));
+    assert!(never < plain - 10.0 && usual > plain - 3.0, "{plain} {usual} {never}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use onnx_opt::passes::quantize::accuracy::{Rounding, Smoothing};
+use onnx_opt::passes::quantize::accuracy::{Equalization, Rounding, Smoothing};
 use onnx_opt::passes::quantize::schemes::{Scheme, SchemeOptions};
 use onnx_opt::passes::quantize::{Observer, QuantizeOptions};
 use onnx_opt::quantization::Quantization;
@@ -62,10 +62,21 @@ pub(super) struct Quantize {
     /// Give weights one scale each for int8, where they would have one for each channel
     #[arg(long, requires = "scheme", help_heading = "Quantization")]
     per_tensor: bool,
-    /// Bring channels between products to about the same range before int8 (cross-layer equalization): exact, and what
-    /// --per-tensor needs
-    #[arg(long, requires = "scheme", conflicts_with = "calibration", help_heading = "Quantization")]
-    equalize: bool,
+    /// Bring channels between products to about the same range before int8 (cross-layer equalization), everywhere, or
+    /// nowhere: off; exact, and what --per-tensor needs [default: with --calibrate, where noise falls to a sixteenth by it,
+    /// and nowhere with --per-tensor]
+    #[arg(
+        long,
+        value_name = "WHERE",
+        value_parser = equalization,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "everywhere",
+        requires = "scheme",
+        conflicts_with = "calibration",
+        help_heading = "Quantization"
+    )]
+    equalize: Option<Equalize>,
     /// Move outliers of activations into the weights of products before int8, everywhere and as far as ALPHA says, from 0
     /// to 1 (SmoothQuant), or nowhere: off [default: by 0.5 with --calibrate, where noise falls to a half by it]
     #[arg(
@@ -106,7 +117,7 @@ impl Quantize {
                 let integers = [
                     ("--calibration", self.calibration.is_some()),
                     ("--per-tensor", self.per_tensor),
-                    ("--equalize", self.equalize),
+                    ("--equalize", self.equalize.is_some()),
                     ("--smooth-quant", self.smooth_quant.is_some()),
                     ("--bias-correction", self.bias_correction),
                     ("--min-sqnr", self.min_sqnr.is_some()),
@@ -158,7 +169,11 @@ impl Quantize {
             operators: self.operators.iter().flatten().cloned().collect(),
             exclude: self.exclude.clone(),
             per_tensor: self.per_tensor,
-            equalize: self.equalize,
+            equalization: match (self.equalize, &self.calibration) {
+                (Some(Equalize(equalization)), _) => equalization,
+                (None, None) if !self.per_tensor => usual.equalization,
+                (None, _) => None,
+            },
             smoothing: match (self.smooth_quant, &self.calibration) {
                 (Some(Smooth(smoothing)), _) => smoothing,
                 // Those are the ranges of the model as it is.
@@ -195,6 +210,14 @@ fn by_name<T: Copy>(text: &str, known: &[(&str, T)]) -> Result<T, String> {
     let found = known.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
     let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
     found.ok_or_else(|| format!("expected one of {}", names.join(", ")))
+}
+
+/// What is said of channels of several ranges.
+#[derive(Clone, Copy, Debug)]
+struct Equalize(Option<Equalization>);
+
+fn equalization(text: &str) -> Result<Equalize, String> {
+    by_name(text, &[("everywhere", Equalize(Some(Equalization::EVERYWHERE))), ("off", Equalize(None))])
 }
 
 /// What is said of outliers.

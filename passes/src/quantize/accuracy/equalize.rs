@@ -24,12 +24,27 @@ const HOMOGENEOUS: &[&str] = &[
     "Relu",
 ];
 
+/// Where channels are equalized.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Equalization {
+    /// By what the power of the noise between a pair must fall, as far as steps of activations make it and weights tell.
+    pub least_gain: f64,
+}
+
+impl Equalization {
+    /// Wherever it can be.
+    pub const EVERYWHERE: Self = Self { least_gain: 0.0 };
+    /// Where noise falls by 12 dB or more: channels of a trained network are not as far apart as that, unless a tool or a
+    /// training without normalization left them so. Up to there weights tell too little of activations.
+    pub const WHERE_IT_PAYS: Self = Self { least_gain: 16.0 };
+}
+
 /// Scales the channels between products so that their weights have about the same ranges. Returns the number of pairs
 /// of products.
 ///
 /// # Errors
 /// If the graph refuses another constant.
-pub fn equalize(graph: &mut Graph) -> Result<usize, GraphError> {
+pub fn equalize(graph: &mut Graph, wanted: Equalization) -> Result<usize, GraphError> {
     let pairs = pairs(graph);
     let mut weights: Vec<Weights> = Vec::new();
     let mut indices = Vec::new();
@@ -45,17 +60,14 @@ pub fn equalize(graph: &mut Graph) -> Result<usize, GraphError> {
             indices.push((first, second, *spread));
         }
     }
+    indices.retain(|&(first, second, spread)| {
+        gain(&weights[first], &weights[second], spread) >= wanted.least_gain
+    });
     for _ in 0..ROUNDS {
         let mut most = 1f32;
         for &(first, second, spread) in &indices {
             for channel in 0..weights[first].channels {
-                let (made, taken) =
-                    (weights[first].largest_made(channel), weights[second].largest_taken(channel, spread));
-                let scale = (made / taken).sqrt();
-                // A channel of zeros is neither made nor taken.
-                if !(scale.is_finite() && scale > 0.0) {
-                    continue;
-                }
+                let Some(scale) = scale(&weights[first], &weights[second], spread, channel) else { continue };
                 weights[first].scale_made(channel, 1.0 / scale);
                 weights[second].scale_taken(channel, spread, scale);
                 most = most.max(scale).max(1.0 / scale);
@@ -69,6 +81,25 @@ pub fn equalize(graph: &mut Graph) -> Result<usize, GraphError> {
         weights.write(graph)?;
     }
     Ok(indices.len())
+}
+
+/// What a channel between two products is to be divided by; none for one of zeros, which is neither made nor taken.
+fn scale(first: &Weights, second: &Weights, spread: usize, channel: usize) -> Option<f32> {
+    let scale = (first.largest_made(channel) / second.largest_taken(channel, spread)).sqrt();
+    (scale.is_finite() && scale > 0.0).then_some(scale)
+}
+
+/// By what the power of the noise between two products falls. Steps are as wide as the largest channel is, and meet all
+/// weights that take channels: (max a)²·Σ|w|², where a channel is about as large as its weights' norm and its bias.
+fn gain(first: &Weights, second: &Weights, spread: usize) -> f64 {
+    let noise = |divisor: &dyn Fn(usize) -> f64| {
+        let size = |channel: usize| first.size_of(channel) / divisor(channel);
+        let largest = (0..first.channels).map(size).fold(0.0, f64::max);
+        let taken = |channel: usize| second.power_taken(channel, spread) * divisor(channel).powi(2);
+        largest.powi(2) * (0..first.channels).map(taken).sum::<f64>()
+    };
+    let after = |channel: usize| scale(first, second, spread, channel).map_or(1.0, f64::from);
+    noise(&|_| 1.0) / noise(&after)
 }
 
 /// Pairs of products with nothing between them but what scales, and how many inputs of the second there are for each
@@ -190,8 +221,23 @@ impl Weights {
     }
 
     fn largest_taken(&self, channel: usize, spread: usize) -> f32 {
+        self.taken_by(channel, spread).map(|index| self.values[index].abs()).fold(0.0, f32::max)
+    }
+
+    /// Indices of the weights that take the inputs that come from a channel.
+    fn taken_by(&self, channel: usize, spread: usize) -> impl Iterator<Item = usize> {
         let inputs = channel * spread..(channel + 1) * spread;
-        inputs.flat_map(|input| self.taken(input)).map(|index| self.values[index].abs()).fold(0.0, f32::max)
+        inputs.flat_map(|input| self.taken(input))
+    }
+
+    fn power_taken(&self, channel: usize, spread: usize) -> f64 {
+        self.taken_by(channel, spread).map(|index| f64::from(self.values[index]).powi(2)).sum()
+    }
+
+    /// How large a channel is, where inputs have a variance of 1.
+    fn size_of(&self, channel: usize) -> f64 {
+        let power: f64 = self.made(channel).map(|index| f64::from(self.values[index]).powi(2)).sum();
+        power.sqrt() + self.bias.as_ref().map_or(0.0, |(bias, _)| f64::from(bias[channel]).abs())
     }
 
     fn scale_made(&mut self, channel: usize, factor: f32) {
@@ -282,7 +328,7 @@ mod tests {
         }
         let before = gains(&layers);
         layers.iter().for_each(|layer| layer.write(&mut f.graph).unwrap());
-        assert_eq!(equalize(&mut f.graph).unwrap(), 2);
+        assert_eq!(equalize(&mut f.graph, Equalization::EVERYWHERE).unwrap(), 2);
         let layers = weights(&f.graph);
         for (before, after) in before.iter().zip(gains(&layers)) {
             assert!((before - after).abs() <= 1e-4 * before.abs().max(1e-3), "{before} {after}");
@@ -300,10 +346,21 @@ mod tests {
     }
 
     #[test]
+    fn channels_are_scaled_where_much_noise_goes() {
+        let mut f = network("Relu");
+        assert_eq!(equalize(&mut f.graph, Equalization::WHERE_IT_PAYS).unwrap(), 0);
+        let mut layers = weights(&f.graph);
+        layers[0].scale_made(3, 64.0);
+        layers[1].scale_taken(3, 1, 1.0 / 64.0);
+        layers.iter().for_each(|layer| layer.write(&mut f.graph).unwrap());
+        assert_eq!(equalize(&mut f.graph, Equalization::WHERE_IT_PAYS).unwrap(), 1);
+    }
+
+    #[test]
     fn what_does_not_scale_stands_between() {
         let before = network("Sigmoid");
         let mut f = before.clone();
-        assert_eq!(equalize(&mut f.graph).unwrap(), 1);
+        assert_eq!(equalize(&mut f.graph, Equalization::EVERYWHERE).unwrap(), 1);
         let (before, after) = (weights(&before.graph), weights(&f.graph));
         assert_eq!(before[0].values, after[0].values);
         assert_ne!(before[2].values, after[2].values);
@@ -317,7 +374,7 @@ mod tests {
         let shared = f.graph.node(convolutions[0]).input(2);
         f.graph.set_input(convolutions[1], 2, shared).unwrap();
         let before = weights(&f.graph)[0].bias.clone();
-        assert_eq!(equalize(&mut f.graph).unwrap(), 1);
+        assert_eq!(equalize(&mut f.graph, Equalization::EVERYWHERE).unwrap(), 1);
         let after = weights(&f.graph);
         assert_eq!(after[0].bias, before);
         assert_ne!(after[1].bias, before);
@@ -328,6 +385,6 @@ mod tests {
         let mut f = network("Relu");
         let read = f.result_of("Relu");
         f.output("also", read);
-        assert_eq!(equalize(&mut f.graph).unwrap(), 1);
+        assert_eq!(equalize(&mut f.graph, Equalization::EVERYWHERE).unwrap(), 1);
     }
 }

@@ -18,7 +18,7 @@ mod successive;
 mod windows;
 
 pub use bias::{Corrected, correct_biases};
-pub use equalize::equalize;
+pub use equalize::{Equalization, equalize};
 pub use moments::{LayerMoments, Moments};
 pub use ranges::best_ranges;
 pub use round::{Rounding, WeightRounding};
