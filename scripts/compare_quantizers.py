@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Static int8 quantization by onnx-opt and by onnxruntime.quantization, held against each other on models of yours.
+"""Static int8 quantization by onnx-opt, onnxruntime.quantization and onnxsim, held against each other on models of yours.
 
     python scripts/compare_quantizers.py --binary target/release/onnx-opt --case MODEL DATA.npz [TASK] [--case ...]
 
@@ -8,7 +8,8 @@ is a command with {model} in it that prints `accuracy NUMBER`.
 
 Ways: `default` is quantize_static as it is; `best` is what serves onnxruntime on x86 best, quant_pre_process and then
 unsigned activations with signed weights by channel, at an operator set that has those (and `best core`, the same of
-Conv, ConvTranspose, Gemm and MatMul alone); `onnx-opt` is `--quantize int8 --calibrate`.
+Conv, ConvTranspose, Gemm and MatMul alone); `onnxsim` is its quantize_static, of products alone, and `onnxsim all` of the
+whole graph; `onnx-opt` is `--quantize int8 --calibrate`.
 
 Every row: seconds and peak memory of a process of its own, with all that it starts; bytes; nodes of onnxruntime's
 optimized model with integer kernels, products (Conv, Gemm, MatMul) that are left on floats, and QuantizeLinear and
@@ -31,7 +32,7 @@ import time
 import numpy as np
 import onnx
 
-WAYS = ["onnx-opt", "best", "best core", "default"]
+WAYS = ["onnx-opt", "best", "best core", "default", "onnxsim", "onnxsim all"]
 CORE = ["Conv", "ConvTranspose", "Gemm", "MatMul"]
 FIRST_BY_CHANNEL = 13
 
@@ -53,7 +54,13 @@ def split(path, count):
 
 
 def peer(way, model, data, count, result):
-    """Quantizes by onnxruntime; a process of its own."""
+    """Quantizes by another tool; a process of its own."""
+    if way.startswith("onnxsim"):
+        import onnxsim
+
+        quantized = onnxsim.quantize_static(model, split(data, int(count))[0], full_graph=way == "onnxsim all")
+        onnx.save(quantized, result)
+        return
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
