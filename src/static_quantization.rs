@@ -396,9 +396,13 @@ impl StaticQuantization {
 
     /// Equalizes channels, where that is wanted, and tells of how many pairs, if that is worth telling.
     fn equalized(&self, model: &mut Model) -> Result<Option<usize>, StaticError> {
-        let Some(wanted) = self.equalization else { return Ok(None) };
+        // One scale for each weight is for comparison: what it loses is to be seen unless asked otherwise.
+        let usual = |wanted: &Equalization| *wanted != Equalization::EVERYWHERE;
+        let Some(wanted) = self.equalization.filter(|wanted| !(self.per_tensor && usual(wanted))) else {
+            return Ok(None);
+        };
         let count = equalize(&mut model.graph, wanted)?;
-        Ok(Some(count).filter(|&count| count > 0 || wanted == Equalization::EVERYWHERE))
+        Ok(Some(count).filter(|&count| count > 0 || !usual(&wanted)))
     }
 
     /// Moves outliers into weights, where that is wanted, and tells at how many places.

@@ -171,8 +171,8 @@ impl Quantize {
             per_tensor: self.per_tensor,
             equalization: match (self.equalize, &self.calibration) {
                 (Some(Equalize(equalization)), _) => equalization,
-                (None, None) if !self.per_tensor => usual.equalization,
-                (None, _) => None,
+                (None, None) => usual.equalization,
+                (None, Some(_)) => None,
             },
             smoothing: match (self.smooth_quant, &self.calibration) {
                 (Some(Smooth(smoothing)), _) => smoothing,

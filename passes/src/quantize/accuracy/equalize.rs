@@ -5,7 +5,10 @@
 //! magnitudes of both, s = √(r₁/r₂) makes both √(r₁·r₂). Done for all pairs again and again, until nothing moves, it
 //! takes chains of any length, depthwise convolutions among them.
 
+use std::collections::BTreeSet;
+
 use onnx_opt_ir::{Graph, GraphError, Node, NodeId, Tensor, ValueId};
+use petgraph::unionfind::UnionFind;
 
 /// Pairs are gone through so often at most, and until no channel is scaled by more than this.
 const ROUNDS: usize = 40;
@@ -27,7 +30,8 @@ const HOMOGENEOUS: &[&str] = &[
 /// Where channels are equalized.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Equalization {
-    /// By what the power of the noise between a pair must fall, as far as steps of activations make it and weights tell.
+    /// By what the power of the noise must fall between one pair of a chain at least, as far as steps of activations make
+    /// it and weights tell.
     pub least_gain: f64,
 }
 
@@ -40,7 +44,7 @@ impl Equalization {
 }
 
 /// Scales the channels between products so that their weights have about the same ranges. Returns the number of pairs
-/// of products.
+/// of products that were.
 ///
 /// # Errors
 /// If the graph refuses another constant.
@@ -60,14 +64,42 @@ pub fn equalize(graph: &mut Graph, wanted: Equalization) -> Result<usize, GraphE
             indices.push((first, second, *spread));
         }
     }
-    indices.retain(|&(first, second, spread)| {
-        gain(&weights[first], &weights[second], spread) >= wanted.least_gain
+    let before = weights.clone();
+    balance(&mut weights, &indices);
+    // A chain goes as a whole: what a layer takes and makes is scaled together.
+    let mut chains = UnionFind::new(weights.len());
+    indices.iter().for_each(|&(first, second, _)| {
+        chains.union(first, second);
     });
+    let gains = |&&(first, second, spread): &&Pair| {
+        let noise = |of: &[Weights]| noise(&of[first], &of[second], spread);
+        noise(&before) >= wanted.least_gain * noise(&weights)
+    };
+    let gaining: BTreeSet<usize> = indices.iter().filter(gains).map(|pair| chains.find(pair.0)).collect();
+    for (index, weights) in weights.iter().enumerate() {
+        if gaining.contains(&chains.find(index)) {
+            weights.write(graph)?;
+        }
+    }
+    Ok(indices.iter().filter(|pair| gaining.contains(&chains.find(pair.0))).count())
+}
+
+/// Places of the weights of two products, and how many inputs of the second there are for each channel of the first.
+type Pair = (usize, usize, usize);
+
+/// Scales channels until nothing moves.
+fn balance(weights: &mut [Weights], pairs: &[Pair]) {
     for _ in 0..ROUNDS {
         let mut most = 1f32;
-        for &(first, second, spread) in &indices {
+        for &(first, second, spread) in pairs {
             for channel in 0..weights[first].channels {
-                let Some(scale) = scale(&weights[first], &weights[second], spread, channel) else { continue };
+                let (made, taken) =
+                    (weights[first].largest_made(channel), weights[second].largest_taken(channel, spread));
+                let scale = (made / taken).sqrt();
+                // A channel of zeros is neither made nor taken.
+                if !(scale.is_finite() && scale > 0.0) {
+                    continue;
+                }
                 weights[first].scale_made(channel, 1.0 / scale);
                 weights[second].scale_taken(channel, spread, scale);
                 most = most.max(scale).max(1.0 / scale);
@@ -77,29 +109,13 @@ pub fn equalize(graph: &mut Graph, wanted: Equalization) -> Result<usize, GraphE
             break;
         }
     }
-    for weights in &weights {
-        weights.write(graph)?;
-    }
-    Ok(indices.len())
 }
 
-/// What a channel between two products is to be divided by; none for one of zeros, which is neither made nor taken.
-fn scale(first: &Weights, second: &Weights, spread: usize, channel: usize) -> Option<f32> {
-    let scale = (first.largest_made(channel) / second.largest_taken(channel, spread)).sqrt();
-    (scale.is_finite() && scale > 0.0).then_some(scale)
-}
-
-/// By what the power of the noise between two products falls. Steps are as wide as the largest channel is, and meet all
-/// weights that take channels: (max a)²·Σ|w|², where a channel is about as large as its weights' norm and its bias.
-fn gain(first: &Weights, second: &Weights, spread: usize) -> f64 {
-    let noise = |divisor: &dyn Fn(usize) -> f64| {
-        let size = |channel: usize| first.size_of(channel) / divisor(channel);
-        let largest = (0..first.channels).map(size).fold(0.0, f64::max);
-        let taken = |channel: usize| second.power_taken(channel, spread) * divisor(channel).powi(2);
-        largest.powi(2) * (0..first.channels).map(taken).sum::<f64>()
-    };
-    let after = |channel: usize| scale(first, second, spread, channel).map_or(1.0, f64::from);
-    noise(&|_| 1.0) / noise(&after)
+/// The power of the noise between two products, as far as weights tell. Steps are as wide as the largest channel is, and
+/// meet all weights that take channels: (max a)²·Σ|w|², where a channel is about as large as its weights' norm and its bias.
+fn noise(first: &Weights, second: &Weights, spread: usize) -> f64 {
+    let largest = (0..first.channels).map(|channel| first.size_of(channel)).fold(0.0, f64::max);
+    largest.powi(2) * (0..first.channels).map(|channel| second.power_taken(channel, spread)).sum::<f64>()
 }
 
 /// Pairs of products with nothing between them but what scales, and how many inputs of the second there are for each
@@ -137,6 +153,7 @@ fn is_by_channel(graph: &Graph, node: &Node, operand: ValueId) -> bool {
 }
 
 /// Weights of a product, which may be scaled by channel.
+#[derive(Clone)]
 struct Weights {
     node: NodeId,
     values: Vec<f32>,
@@ -353,7 +370,8 @@ mod tests {
         layers[0].scale_made(3, 64.0);
         layers[1].scale_taken(3, 1, 1.0 / 64.0);
         layers.iter().for_each(|layer| layer.write(&mut f.graph).unwrap());
-        assert_eq!(equalize(&mut f.graph, Equalization::WHERE_IT_PAYS).unwrap(), 1);
+        // The whole chain.
+        assert_eq!(equalize(&mut f.graph, Equalization::WHERE_IT_PAYS).unwrap(), 2);
     }
 
     #[test]
