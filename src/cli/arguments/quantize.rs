@@ -161,7 +161,11 @@ impl Quantize {
     }
 
     fn integers(&self, samples: &[PathBuf]) -> StaticQuantization {
-        let usual = StaticQuantization::new(samples.to_vec());
+        let mut usual = StaticQuantization::new(samples.to_vec());
+        if self.calibration.is_some() {
+            // Its ranges are those of the model as it is.
+            (usual.equalization, usual.smoothing) = (None, None);
+        }
         StaticQuantization {
             calibration: self.calibration.clone(),
             observer: self.calibration_method,
@@ -169,17 +173,8 @@ impl Quantize {
             operators: self.operators.iter().flatten().cloned().collect(),
             exclude: self.exclude.clone(),
             per_tensor: self.per_tensor,
-            equalization: match (self.equalize, &self.calibration) {
-                (Some(Equalize(equalization)), _) => equalization,
-                (None, None) => usual.equalization,
-                (None, Some(_)) => None,
-            },
-            smoothing: match (self.smooth_quant, &self.calibration) {
-                (Some(Smooth(smoothing)), _) => smoothing,
-                // Those are the ranges of the model as it is.
-                (None, Some(_)) => None,
-                (None, None) => usual.smoothing,
-            },
+            equalization: self.equalize.map_or(usual.equalization, |Equalize(wanted)| wanted),
+            smoothing: self.smooth_quant.map_or(usual.smoothing, |Smooth(wanted)| wanted),
             bias_correction: self.bias_correction,
             min_sqnr: self.min_sqnr,
             rounding: self.rounding.unwrap_or(usual.rounding),

@@ -64,24 +64,24 @@ pub fn equalize(graph: &mut Graph, wanted: Equalization) -> Result<usize, GraphE
             indices.push((first, second, *spread));
         }
     }
-    let before = weights.clone();
-    balance(&mut weights, &indices);
     // A chain goes as a whole: what a layer takes and makes is scaled together.
     let mut chains = UnionFind::new(weights.len());
     indices.iter().for_each(|&(first, second, _)| {
         chains.union(first, second);
     });
     let gains = |&&(first, second, spread): &&Pair| {
-        let noise = |of: &[Weights]| noise(&of[first], &of[second], spread);
-        noise(&before) >= wanted.least_gain * noise(&weights)
+        wanted == Equalization::EVERYWHERE
+            || gain(&weights[first], &weights[second], spread) >= wanted.least_gain
     };
     let gaining: BTreeSet<usize> = indices.iter().filter(gains).map(|pair| chains.find(pair.0)).collect();
+    indices.retain(|pair| gaining.contains(&chains.find(pair.0)));
+    balance(&mut weights, &indices);
     for (index, weights) in weights.iter().enumerate() {
         if gaining.contains(&chains.find(index)) {
             weights.write(graph)?;
         }
     }
-    Ok(indices.iter().filter(|pair| gaining.contains(&chains.find(pair.0))).count())
+    Ok(indices.len())
 }
 
 /// Places of the weights of two products, and how many inputs of the second there are for each channel of the first.
@@ -111,11 +111,28 @@ fn balance(weights: &mut [Weights], pairs: &[Pair]) {
     }
 }
 
-/// The power of the noise between two products, as far as weights tell. Steps are as wide as the largest channel is, and
-/// meet all weights that take channels: (max a)²·Σ|w|², where a channel is about as large as its weights' norm and its bias.
-fn noise(first: &Weights, second: &Weights, spread: usize) -> f64 {
-    let largest = (0..first.channels).map(|channel| first.size_of(channel)).fold(0.0, f64::max);
-    largest.powi(2) * (0..first.channels).map(|channel| second.power_taken(channel, spread)).sum::<f64>()
+/// By what the power of the noise between two products falls where each channel is scaled once, as far as weights tell.
+/// Steps are as wide as the largest channel is, and meet all weights that take channels: (max a)²·Σ|w|², where a channel is
+/// about as large as its weights' norm and its bias. Every weight is looked at once: most networks stay as they are.
+fn gain(first: &Weights, second: &Weights, spread: usize) -> f64 {
+    let taken = second.magnitudes_taken(spread);
+    let (mut largest, mut power) = ([0f64; 2], [0f64; 2]);
+    for (channel, taken) in taken.iter().enumerate() {
+        let scale = f64::from(first.largest_made(channel) / taken.largest).sqrt();
+        let scale = if scale.is_finite() && scale > 0.0 { scale } else { 1.0 };
+        let size = first.size_of(channel);
+        largest = [largest[0].max(size), largest[1].max(size / scale)];
+        power = [power[0] + taken.power, power[1] + taken.power * scale.powi(2)];
+    }
+    (largest[0] / largest[1]).powi(2) * power[0] / power[1]
+}
+
+/// Of the weights that take a channel.
+#[derive(Clone, Default)]
+struct Magnitude {
+    largest: f32,
+    /// The sum of squares.
+    power: f64,
 }
 
 /// Pairs of products with nothing between them but what scales, and how many inputs of the second there are for each
@@ -153,7 +170,6 @@ fn is_by_channel(graph: &Graph, node: &Node, operand: ValueId) -> bool {
 }
 
 /// Weights of a product, which may be scaled by channel.
-#[derive(Clone)]
 struct Weights {
     node: NodeId,
     values: Vec<f32>,
@@ -238,17 +254,24 @@ impl Weights {
     }
 
     fn largest_taken(&self, channel: usize, spread: usize) -> f32 {
-        self.taken_by(channel, spread).map(|index| self.values[index].abs()).fold(0.0, f32::max)
-    }
-
-    /// Indices of the weights that take the inputs that come from a channel.
-    fn taken_by(&self, channel: usize, spread: usize) -> impl Iterator<Item = usize> {
         let inputs = channel * spread..(channel + 1) * spread;
-        inputs.flat_map(|input| self.taken(input))
+        inputs.flat_map(|input| self.taken(input)).map(|index| self.values[index].abs()).fold(0.0, f32::max)
     }
 
-    fn power_taken(&self, channel: usize, spread: usize) -> f64 {
-        self.taken_by(channel, spread).map(|index| f64::from(self.values[index]).powi(2)).sum()
+    /// Those of the weights that take each channel, in the order that they lie in.
+    fn magnitudes_taken(&self, spread: usize) -> Vec<Magnitude> {
+        let (own, by_group) = (self.inputs / self.groups, self.channels / self.groups);
+        let mut found = vec![Magnitude::default(); self.inputs / spread];
+        for (index, value) in self.values.iter().enumerate() {
+            let input = match self.strides {
+                [1, columns] => index / columns,
+                [row, places] => index / row / by_group * own + index % row / places,
+            };
+            let taken = &mut found[input / spread];
+            taken.largest = taken.largest.max(value.abs());
+            taken.power += f64::from(*value).powi(2);
+        }
+        found
     }
 
     /// How large a channel is, where inputs have a variance of 1.
