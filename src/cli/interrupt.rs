@@ -55,8 +55,8 @@ pub fn clean_up_in(folder: PathBuf) {
         // SAFETY: both pointers are to locals.
         if unsafe { libc::sigwait(&signals, &mut signal) } == 0 {
             ENDING.store(true, Ordering::SeqCst);
-            remove_own(&folder);
-            remove_own(&std::env::temp_dir());
+            let own = || remove_own(&folder) | remove_own(&std::env::temp_dir());
+            (0..ATTEMPTS).any(|_| !own());
             // SAFETY: ends the process without running anything else.
             unsafe { libc::_exit(128 + signal) };
         }
@@ -67,15 +67,22 @@ pub fn clean_up_in(folder: PathBuf) {
 #[cfg(not(unix))]
 pub fn clean_up_in(_: PathBuf) {}
 
-/// Removes the temporary files and folders of this process, which their names tell.
+/// The work goes on meanwhile: it may put a file into a folder that is being removed, or make another folder.
 #[cfg(unix)]
-fn remove_own(folder: &Path) {
+const ATTEMPTS: usize = 100;
+
+/// Removes the temporary files and folders of this process, which their names tell. Tells whether there were any.
+#[cfg(unix)]
+fn remove_own(folder: &Path) -> bool {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let prefix = onnx_opt::proto::temporary_prefix();
+    let mut found = false;
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            found = true;
             // The program ends anyway.
             let _ = std::fs::remove_file(entry.path()).or_else(|_| std::fs::remove_dir_all(entry.path()));
         }
     }
+    found
 }
