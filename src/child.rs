@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use onnx_opt_proto::temporary_prefix;
+use onnx_opt_proto::temporary_folder;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -153,7 +153,7 @@ pub(crate) fn perform<T: Task>(
 ) -> Result<T::Answer, ChildError> {
     let own = || SERVES.load(Ordering::Relaxed).then(std::env::current_exe)?.ok();
     let program = program.map(Path::to_owned).or_else(own).ok_or(ChildError::NoProgram)?;
-    let folder = tempfile::Builder::new().prefix(&temporary_prefix()).tempdir()?;
+    let folder = temporary_folder()?;
     let answer = folder.path().join("answer.json");
     let seconds = limits.time.map_or(0, |time| time.as_secs().max(1));
     let order = Order { answer: answer.clone(), memory: limits.memory, seconds, task };

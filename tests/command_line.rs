@@ -441,7 +441,7 @@ fn an_interrupt_leaves_nothing() {
     while count() == 0 && start.elapsed() < Duration::from_secs(30) {
         std::thread::sleep(Duration::from_millis(1));
     }
-    assert_eq!(count(), 1);
+    assert!(count() > 0);
     // SAFETY: the process is a child that was not waited for.
     assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGINT) }, 0);
     assert_eq!(child.wait().unwrap().code(), Some(130));

@@ -17,6 +17,7 @@ mod read;
 mod samples;
 mod sink;
 mod spill;
+mod temporary;
 mod visit;
 mod wire;
 mod write;
@@ -25,7 +26,6 @@ pub use error::{ExternalError, ExternalErrorKind, ReadError, ReadErrorKind, Writ
 pub use external::ExternalData;
 pub use read::{Document, read_bytes, read_file};
 pub use schema::*;
+pub use temporary::{make_no_more_temporaries, temporary_file_in, temporary_folder, temporary_prefix};
 pub use visit::{for_each_tensor, try_for_each_tensor};
-pub use write::{
-    ExternalPolicy, WriteOptions, WriteReport, encode, temporary_prefix, write_file, write_stream,
-};
+pub use write::{ExternalPolicy, WriteOptions, WriteReport, encode, write_file, write_stream};

@@ -11,6 +11,7 @@ use tempfile::NamedTempFile;
 
 use crate::sink::Sink;
 use crate::spill::spill;
+use crate::temporary::temporary_file_in;
 use crate::{ModelProto, WriteError, WriteErrorKind};
 
 /// Largest message, in bytes, that readers of protocol buffers take.
@@ -90,7 +91,7 @@ pub fn write_file(
         Some(threshold) => spill_beside(&mut model, &target, folder, threshold)?,
         None => (None, 0),
     };
-    let file = temporary(folder).map_err(|error| fail(error.into()))?;
+    let file = temporary_file_in(folder).map_err(|error| fail(error.into()))?;
     let bytes = stream(&model, file.as_file()).map_err(fail)?;
     let data = data.map(Pending::publish).transpose()?;
     Pending { file, path: target.clone() }.publish()?.keep();
@@ -148,28 +149,12 @@ fn spill_beside(
     if target.is_dir() {
         return Err(WriteErrorKind::Directory.at(&target));
     }
-    let file = temporary(folder).map_err(fail)?;
+    let file = temporary_file_in(folder).map_err(fail)?;
     let mut sink = Sink::new(file.as_file());
     spill(model, threshold, location, &mut sink);
     let bytes = sink.finish().map_err(fail)?;
     let data = (bytes > 0).then_some(Pending { file, path: target });
     Ok((data, bytes))
-}
-
-/// Names of the temporary files of this process begin so: what a signal left behind can be told from those of others.
-#[must_use]
-pub fn temporary_prefix() -> String {
-    format!(".onnx-opt-{}-", std::process::id())
-}
-
-/// A new file with the permissions that any new file gets; removed when dropped.
-fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
-    let prefix = temporary_prefix();
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(&prefix).suffix(".tmp");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(folder)
 }
 
 /// A complete file under a temporary name.
@@ -353,8 +338,10 @@ mod tests {
     #[test]
     fn data_is_withdrawn_if_the_model_cannot_take_its_name() {
         let folder = tempfile::tempdir().unwrap();
-        let pending =
-            |name: &str| Pending { file: temporary(folder.path()).unwrap(), path: folder.path().join(name) };
+        let pending = |name: &str| Pending {
+            file: temporary_file_in(folder.path()).unwrap(),
+            path: folder.path().join(name),
+        };
         let data = pending("m.onnx.data").publish().unwrap();
         assert_eq!(names(folder.path()), ["m.onnx.data"]);
         assert!(pending("absent/m.onnx").publish().is_err());

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use onnx_opt_ir::{ElementType, Model, export};
 use onnx_opt_passes::quantize::{Observer, Range, Ranges, Statistics};
 use onnx_opt_passes::threads::side_by_side;
-use onnx_opt_proto::{encode, for_each_tensor, temporary_prefix};
+use onnx_opt_proto::{encode, for_each_tensor, temporary_file_in};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -152,12 +152,7 @@ impl Calibration {
     pub fn write(&self, path: &Path) -> Result<(), FileError> {
         let write = || -> io::Result<()> {
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            let prefix = temporary_prefix();
-            let mut builder = tempfile::Builder::new();
-            builder.prefix(&prefix);
-            #[cfg(unix)]
-            builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-            let mut file = builder.tempfile_in(folder.unwrap_or(Path::new(".")))?;
+            let mut file = temporary_file_in(folder.unwrap_or(Path::new(".")))?;
             let mut writer = BufWriter::new(&mut file);
             let envelope = Envelope { format: FORMAT.to_owned(), version: VERSION, content: self };
             serde_json::to_writer(&mut writer, &envelope)?;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use onnx_opt::proto::{make_no_more_temporaries, temporary_prefix};
 use onnx_opt::session::Destination;
 
 /// Whether a signal ends the program.
@@ -55,6 +56,7 @@ pub fn clean_up_in(folder: PathBuf) {
         // SAFETY: both pointers are to locals.
         if unsafe { libc::sigwait(&signals, &mut signal) } == 0 {
             ENDING.store(true, Ordering::SeqCst);
+            make_no_more_temporaries();
             let own = || remove_own(&folder) | remove_own(&std::env::temp_dir());
             (0..ATTEMPTS).any(|_| !own());
             // SAFETY: ends the process without running anything else.
@@ -67,7 +69,7 @@ pub fn clean_up_in(folder: PathBuf) {
 #[cfg(not(unix))]
 pub fn clean_up_in(_: PathBuf) {}
 
-/// The work goes on meanwhile: it may put a file into a folder that is being removed, or make another folder.
+/// The work goes on meanwhile: it may put a file into a folder that is being removed.
 #[cfg(unix)]
 const ATTEMPTS: usize = 100;
 
@@ -75,7 +77,7 @@ const ATTEMPTS: usize = 100;
 #[cfg(unix)]
 fn remove_own(folder: &Path) -> bool {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let prefix = onnx_opt::proto::temporary_prefix();
+    let prefix = temporary_prefix();
     let mut found = false;
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(&prefix) {

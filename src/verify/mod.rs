@@ -13,7 +13,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use onnx_opt_proto::{GraphProto, ModelProto, NodeProto, temporary_prefix, write_stream};
+use onnx_opt_proto::{GraphProto, ModelProto, NodeProto, temporary_folder, write_stream};
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
@@ -208,7 +208,7 @@ fn request(
     optimized: &ModelProto,
     options: &VerifyOptions,
 ) -> anyhow::Result<(TempDir, Request)> {
-    let folder = tempfile::Builder::new().prefix(&temporary_prefix()).tempdir()?;
+    let folder = temporary_folder()?;
     let mut request = Request {
         original: folder.path().join("original.onnx"),
         optimized: folder.path().join("optimized.onnx"),
