@@ -67,7 +67,8 @@ fn graded(activation: Option<&str>) -> Model {
     let place = [3, 0, 5, 1, 4, 2];
     let (mut first, mut second) = (vec![0.0; 36], vec![0.0; 36]);
     for (unit, &rank) in place.iter().enumerate() {
-        let size = f32::powi(1.6, rank);
+        // So small that no class is certain.
+        let size = 0.15 * f32::powi(1.6, rank);
         first[unit * 6 + unit] = size;
         second[unit * 6 + unit] = size;
     }
@@ -91,6 +92,78 @@ fn units_that_give_more_are_worth_more() {
                 assert_eq!(order(&found), [1, 3, 5, 0, 4, 2], "{criterion:?} in {engine:?}: {found:?}");
             }
         }
+    }
+}
+
+/// A file of 32-bit floats in the format of NumPy.
+fn npy(shape: &[usize], values: &[f32]) -> Vec<u8> {
+    let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape:?}, }}\n");
+    let header = header.replace('[', "(").replace(']', ")");
+    let mut file = b"\x93NUMPY\x01\x00".to_vec();
+    file.extend((header.len() as u16).to_le_bytes());
+    file.extend(header.bytes());
+    file.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    file
+}
+
+/// With one output its projections are ±1, and a network without activations is what it is to first order: of every sample
+/// by itself, with its bias, what is found is exact.
+#[test]
+fn what_the_output_loses_by_taylor_is_exact() {
+    let (rows, units) = (24, 5);
+    let noise = |count: usize| (0..count).map(|at| ((at * 37 + 11) % 29) as f32 / 14.5 - 1.0).collect();
+    let (samples, first, bias): (Vec<f32>, Vec<f32>, Vec<f32>) =
+        (noise(rows * 3), noise(3 * units), noise(units));
+    let second = [0.6, 0.8, -0.7, 0.9, 0.5];
+    let mut f = Fixture::new(17);
+    let x = f.symbolic_input("x", &["batch", "3"]);
+    let (w, b, v) =
+        (f.floats(&[3, units], &first), f.floats(&[units], &bias), f.floats(&[units, 1], &second));
+    let h = f.op("MatMul", &[x, w]);
+    let h = f.op("Add", &[h, b]);
+    let y = f.op("MatMul", &[h, v]);
+    let model = f.with_output(y).into_model();
+
+    let gives = |row: &[f32], unit: usize| -> f64 {
+        let sum: f32 = row.iter().enumerate().map(|(input, x)| x * first[input * units + unit]).sum();
+        f64::from((sum + bias[unit]) * second[unit])
+    };
+    let loss = |gone: &[usize]| -> f64 {
+        let lost = |row: &[f32]| gone.iter().map(|&unit| gives(row, unit)).sum::<f64>();
+        samples.chunks(3).map(|row| lost(row).powi(2)).sum()
+    };
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.npy");
+    std::fs::write(&path, npy(&[rows, 3], &samples)).unwrap();
+    for engine in engines() {
+        let options = CalibrateOptions {
+            engine,
+            program: Some(assert_cmd::cargo::cargo_bin!("onnx-opt").to_path_buf()),
+            ..CalibrateOptions::default()
+        };
+        let totals = Measure::new(&model.graph, std::slice::from_ref(&path), options, &Silent).unwrap();
+        let groups = Groups::of(&model.graph, &couple(&model.graph));
+        let measured =
+            Measured { criterion: Criterion::Taylor, base: &model, totals: &totals, recovers: false };
+        let together = measured.scores(&model.graph, &groups).unwrap().remove(0);
+        let rounds = together.iter().copied().fold(f64::INFINITY, f64::min)
+            / (0..units).map(|unit| loss(&[unit])).fold(f64::INFINITY, f64::min);
+        assert!((rounds - rounds.round()).abs() < 1e-4 && rounds > 0.5, "{rounds}");
+        // Each is the one with which least is lost when those before it have gone.
+        let mut gone = Vec::new();
+        let mut most: f64 = 0.0;
+        for unit in order(&together) {
+            let with = |unit: usize| loss(&[&gone[..], &[unit]].concat()) - loss(&gone);
+            let least =
+                (0..units).filter(|unit| !gone.contains(unit)).map(with).fold(f64::INFINITY, f64::min);
+            assert!((with(unit) - least).abs() < 1e-4 * loss(&[unit]), "{together:?}");
+            most = most.max(with(unit));
+            assert!((together[unit] / rounds / most - 1.0).abs() < 1e-4, "{unit} of {together:?}: {most}");
+            gone.push(unit);
+        }
+        let alone: Vec<f64> = (0..units).map(|unit| loss(&[unit])).collect();
+        assert_ne!(order(&together), order(&alone));
     }
 }
 

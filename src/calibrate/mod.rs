@@ -19,7 +19,7 @@ use onnx_opt_ir::graph::Producer;
 use onnx_opt_ir::{Graph, Model, NodeId, Type, ValueId, export};
 use onnx_opt_passes::quantize::accuracy::{Largest, Layer, LayerMoments, layers, smoothable};
 use onnx_opt_passes::quantize::{Profile, Statistics};
-use onnx_opt_proto::{temporary_prefix, write_stream};
+use onnx_opt_proto::{temporary_folder, write_stream};
 use tempfile::TempDir;
 use thiserror::Error;
 
@@ -31,7 +31,7 @@ use work::Found;
 pub(crate) use work::Work;
 
 use crate::child::{self, ChildError, Limits};
-use crate::data::{self, DataError, Sample};
+use crate::data::{self, DataError, MOST_ROWS, Sample};
 use crate::engine::{Engine, EngineChoice, OrtExecutor};
 use crate::session::Listener;
 use crate::similar::{did_you_mean, similar};
@@ -282,15 +282,14 @@ fn source(
             };
             Ok((source, random))
         }
-        _ => Ok((Source::Samples { samples, step: 1 }, count)),
+        _ => Ok((Source::Samples { samples, step: 1, most_rows: MOST_ROWS }, count)),
     }
 }
 
 /// The model in a file of a temporary folder, which lives as long as what is given first.
 pub(crate) fn handed_over(model: &Model) -> Result<(TempDir, PathBuf), CalibrateError> {
     let temporary = |error: &dyn std::fmt::Display| CalibrateError::Temporary(error.to_string());
-    let folder =
-        tempfile::Builder::new().prefix(&temporary_prefix()).tempdir().map_err(|error| temporary(&error))?;
+    let folder = temporary_folder().map_err(|error| temporary(&error))?;
     let path = folder.path().join("model.onnx");
     let file = std::fs::File::create(&path).map_err(|error| temporary(&error))?;
     let mut file = std::io::BufWriter::new(file);

@@ -25,6 +25,8 @@ pub(crate) enum Source {
     Samples {
         samples: Vec<Sample>,
         step: usize,
+        /// Samples in a batch of open size, at most.
+        most_rows: usize,
     },
     Random {
         samples: usize,
@@ -32,6 +34,17 @@ pub(crate) enum Source {
         sizes: BTreeMap<String, usize>,
         shapes: BTreeMap<String, Vec<usize>>,
     },
+}
+
+impl Source {
+    /// The same samples, none of them in a batch with another where a batch is of open size.
+    pub fn one_by_one(&self) -> Self {
+        let mut source = self.clone();
+        if let Self::Samples { most_rows, .. } = &mut source {
+            *most_rows = 1;
+        }
+        source
+    }
 }
 
 /// Why there are no statistics.
@@ -162,8 +175,11 @@ struct Feeds<'a> {
 }
 
 enum Origin<'a> {
-    /// Each with its number of sets.
-    Samples(Vec<(&'a Sample, usize)>),
+    Samples {
+        /// Each with its number of sets.
+        samples: Vec<(&'a Sample, usize)>,
+        most_rows: usize,
+    },
     Random {
         specs: &'a [InputSpec],
         plan: Plan,
@@ -175,14 +191,14 @@ impl<'a> Feeds<'a> {
     fn of(source: &'a Source, engine: &Engine, subject: &'a Subject) -> Result<Self, Trouble> {
         let inputs = &subject.inputs[..];
         match source {
-            Source::Samples { samples, step } => {
-                let count = |sample: &'a Sample| match sample.feeds(inputs) {
+            &Source::Samples { ref samples, step, most_rows } => {
+                let count = |sample: &'a Sample| match sample.feeds_of(inputs, most_rows) {
                     Ok(feeds) => Ok((sample, feeds.sets())),
                     Err(error) => Err(Trouble::Sample(error.to_string())),
                 };
                 let samples = samples.iter().map(count).collect::<Result<Vec<_>, _>>()?;
                 let count = samples.iter().map(|(_, count)| count).sum();
-                Ok(Self { origin: Origin::Samples(samples), inputs, count, step: *step })
+                Ok(Self { origin: Origin::Samples { samples, most_rows }, inputs, count, step })
             }
             source @ Source::Random { samples, .. } => {
                 let specs = subject.specs.as_ref().map_err(|reason| Trouble::Sample(reason.clone()))?;
@@ -199,8 +215,8 @@ impl<'a> Feeds<'a> {
         range: std::ops::Range<usize>,
         visit: &mut dyn FnMut(Set<'_>) -> Result<bool, Trouble>,
     ) -> Result<(), Trouble> {
-        let samples = match &self.origin {
-            Origin::Samples(samples) => samples,
+        let (samples, most_rows) = match &self.origin {
+            Origin::Samples { samples, most_rows } => (samples, *most_rows),
             Origin::Random { specs, plan, source } => {
                 for index in range {
                     let feed = random(specs, plan, source, index)?;
@@ -216,7 +232,7 @@ impl<'a> Feeds<'a> {
             let (from, to) = (range.start.max(first), range.end.min(first + count));
             if from < to {
                 let trouble = |error: data::DataError| Trouble::Sample(error.to_string());
-                let feeds = sample.feeds(self.inputs).map_err(trouble)?;
+                let feeds = sample.feeds_of(self.inputs, most_rows).map_err(trouble)?;
                 let taken = |&(index, _): &(usize, _)| (first + index) % self.step == 0;
                 for (index, feed) in feeds.enumerate().take(to - first).skip(from - first).filter(taken) {
                     let name = match count {
@@ -246,8 +262,8 @@ pub(super) fn shapes(source: &Source, graph: &Graph) -> Result<Shapes, String> {
     let of = |feed: &Named| -> Shapes {
         feed.iter().map(|(name, tensor)| (name.clone(), tensor.shape().to_vec())).collect()
     };
-    let samples = match source {
-        Source::Samples { samples, .. } => samples,
+    let (samples, most_rows) = match source {
+        Source::Samples { samples, most_rows, .. } => (samples, *most_rows),
         Source::Random { .. } => {
             let rest = ModelProto::default();
             let messages = export(&Model { graph: graph.clone(), rest, notes: Vec::new() });
@@ -261,7 +277,7 @@ pub(super) fn shapes(source: &Source, graph: &Graph) -> Result<Shapes, String> {
     let inputs = data::inputs(graph);
     let mut known: Option<Shapes> = None;
     for sample in samples {
-        for feed in sample.feeds(&inputs).map_err(|error| error.to_string())? {
+        for feed in sample.feeds_of(&inputs, most_rows).map_err(|error| error.to_string())? {
             let own = of(&feed.map_err(|error| error.to_string())?);
             let other = known
                 .get_or_insert_with(|| own.clone())

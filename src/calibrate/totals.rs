@@ -56,10 +56,12 @@ impl<'a> Measure<'a> {
             Limits { memory: self.options.memory_limit, time: None, silence: Some(self.options.patience) };
         let hear = |done, all| self.listener.progress(done, all);
         let draws = model.graph.inputs().iter().any(|input| model.graph.display_name(input.value) == DRAW);
+        // The samples of a batch would be projected at random together, and what cancels out between them is lost.
+        let source = if draws { self.source.one_by_one() } else { self.source.clone() };
         let mut reasons = Vec::new();
         for engine in engines(&self.options)? {
             let sums = folder.path().join("sums");
-            let mut task = Summing { model: path, sums, draws, rounds, source: self.source.clone(), engine };
+            let mut task = Summing { model: path, sums, draws, rounds, source: source.clone(), engine };
             let found = child::perform(&task, &limits, self.options.program.as_deref(), &hear);
             match found {
                 Ok(Ok(shapes)) => return read(&task.sums, shapes),
@@ -79,7 +81,7 @@ impl Totals for Measure<'_> {
     }
 
     fn shapes(&self, graph: &Graph) -> Result<BTreeMap<String, Vec<usize>>, String> {
-        shapes(&self.source, graph)
+        shapes(&self.source.one_by_one(), graph)
     }
 
     fn totals(&self, model: &Model, rounds: usize) -> Result<BTreeMap<String, Total>, String> {

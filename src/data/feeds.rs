@@ -16,7 +16,8 @@ use super::{DataError, DataErrorKind, Input, Named, Sample, arrange, extension, 
 
 /// As many samples as take so many bytes make a batch of open size, but no more than [`MOST_ROWS`].
 const FEED_BYTES: usize = 64 << 10;
-const MOST_ROWS: usize = 64;
+/// Samples in a batch of open size, at most.
+pub const MOST_ROWS: usize = 64;
 /// An integer is most often a token, of which a model makes a vector first thing.
 const TOKEN_BYTES: usize = 1 << 10;
 
@@ -64,6 +65,14 @@ impl Sample {
     /// # Errors
     /// If a file cannot be read, or does not fit the inputs.
     pub fn feeds<'a>(&'a self, inputs: &'a [Input]) -> Result<Feeds<'a>, DataError> {
+        self.feeds_of(inputs, MOST_ROWS)
+    }
+
+    /// [`feeds`](Self::feeds) with no more than so many samples in a batch of open size.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or does not fit the inputs.
+    pub fn feeds_of<'a>(&'a self, inputs: &'a [Input], most_rows: usize) -> Result<Feeds<'a>, DataError> {
         let mut feeds = Feeds {
             sample: self,
             inputs,
@@ -83,7 +92,8 @@ impl Sample {
         for (_, path) in &self.files {
             find(path, inputs, self.files.len() == 1, &mut arrays).map_err(|kind| kind.at(path))?;
         }
-        (feeds.count, feeds.samples) = divide(&mut arrays, inputs).map_err(|kind| kind.at(&self.path))?;
+        (feeds.count, feeds.samples) =
+            divide(&mut arrays, inputs, most_rows).map_err(|kind| kind.at(&self.path))?;
         if feeds.count > 1 || arrays.iter().any(|array| array.take != Take::All) {
             feeds.arrays = arrays;
         }
@@ -183,7 +193,7 @@ fn find(path: &Path, inputs: &[Input], alone: bool, arrays: &mut Vec<Array>) -> 
 }
 
 /// Decides what of each array goes into one set; gives the number of sets and of samples.
-fn divide(arrays: &mut [Array], inputs: &[Input]) -> Result<(usize, usize), DataErrorKind> {
+fn divide(arrays: &mut [Array], inputs: &[Input], most_rows: usize) -> Result<(usize, usize), DataErrorKind> {
     // Sets and samples, where an input of fixed sizes decides.
     let mut fixed: Option<(usize, usize)> = None;
     // Arrays with a batch of open size.
@@ -230,7 +240,7 @@ fn divide(arrays: &mut [Array], inputs: &[Input]) -> Result<(usize, usize), Data
             && open.len() == arrays.iter().filter(|array| !array.shape.is_empty()).count() =>
         {
             let bytes: usize = open.iter().map(|&index| row_bytes(&arrays[index], inputs)).sum();
-            let most = (FEED_BYTES / bytes.max(1)).clamp(1, MOST_ROWS).min(rows);
+            let most = (FEED_BYTES / bytes.max(1)).clamp(1, most_rows.max(1)).min(rows);
             (1..=most).rev().find(|take| rows % take == 0).unwrap_or(1)
         }
         _ => return Ok(fixed.unwrap_or((1, 1))),
@@ -368,6 +378,17 @@ mod tests {
         let inputs = [input("x", &batch("N")), input("y", &fixed(&[1, 3]))];
         let found = fed(&[("x", &[12, 4096]), ("y", &[6, 3])], &inputs);
         assert_eq!(found, (vec![vec![2, 4096], vec![1, 3]], 6, 6));
+    }
+
+    #[test]
+    fn batches_are_no_larger_than_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.npy");
+        std::fs::write(&path, npy(&[12, 2])).unwrap();
+        let inputs = [input("x", &[Dim::symbol("batch"), Dim::fixed(2)])];
+        let samples = super::super::samples(&path, &inputs).unwrap();
+        let sets = |most| samples[0].feeds_of(&inputs, most).unwrap().sets();
+        assert_eq!([1, 5, 12, 64].map(sets), [12, 3, 1, 1]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use prost::Message;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use feeds::Feeds;
+pub use feeds::{Feeds, MOST_ROWS};
 pub use npy::{NpyError, read_npy, read_npz};
 
 pub use onnx_opt_ir::engine::Named;

@@ -21,14 +21,15 @@ pub trait Totals {
     /// Number of samples.
     fn samples(&self) -> usize;
 
-    /// The sizes of the inputs of a graph by name, which are the same in all samples.
+    /// The sizes of the inputs of a graph by name, which are the same in all samples when they are run one by one.
     ///
     /// # Errors
     /// In words, if they are not the same, or not known.
     fn shapes(&self, graph: &Graph) -> Result<BTreeMap<String, Vec<usize>>, String>;
 
     /// The sums of all outputs of a model by name, over all samples, each run `rounds` times. The model has the inputs
-    /// that the samples are for, and may have one more, a scalar named [`DRAW`], which counts the runs.
+    /// that the samples are for, and may have one more, a scalar named [`DRAW`], which counts the runs; samples are then
+    /// run one by one where the size of a batch is open.
     ///
     /// # Errors
     /// In words, if the model cannot be run on the samples.

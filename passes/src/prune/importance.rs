@@ -8,6 +8,12 @@ use crate::measure::MeasureError;
 /// One number for each unit of each group, in their order: the lower, the sooner it goes.
 pub type Scores = Vec<Vec<f64>>;
 
+/// Worth of a unit that goes when those worth so much have gone: what is lost then, but more than they, so that the order
+/// is kept where less is lost with it.
+pub(super) fn worth_after(gone: f64, loss: f64) -> f64 {
+    loss.max(gone * (1.0 + 1e-12))
+}
+
 /// A way to tell what units are worth.
 pub trait Importance {
     /// Name for reports and the command line.

@@ -1,14 +1,17 @@
 //! Importance that is measured on samples: gradients, activations, reconstruction.
 //!
-//! Gradients are of random projections of the outputs. With v of independent entries ±1, E (v·Δy)² = ‖Δy‖², so that no
-//! labels are needed, and the samples of a batch, each with projections of its own, do not disturb each other.
+//! Gradients are of random projections of the outputs: with v of independent entries ±1, E (v·Δy)² = ‖Δy‖², so that no
+//! labels are needed. Each sample is projected by itself: a sum over a batch would be one estimate, of which the deviation
+//! is √2 of what it tells.
 
 use std::collections::BTreeMap;
 
+use onnx_opt_ir::graph::Slot;
 use onnx_opt_ir::{Dim, ElementType, Graph, Model, Type, ValueId};
 
 use super::group::{Group, Groups, Member, is_weight};
 use super::importance::{Importance, Norm, Scores};
+use super::joint;
 use super::remove::scales;
 use super::takers::Takers;
 use crate::gradient::{Size, Writer, Written, backward};
@@ -17,7 +20,7 @@ use crate::measure::{MeasureError, Totals, draw, noise, prepared, sums};
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Criterion {
-    /// E‖Σ w·∂y/∂w‖² over the slices of a unit: how far the outputs y move without it, to first order. Molchanov et al.,
+    /// E‖Σ w·∂y/∂w‖² over the weights that take a unit: how far the outputs y move without it, to first order. Molchanov et al.,
     /// "Importance estimation for neural network pruning", 2019, with the outputs in place of a loss.
     Taylor,
     /// Σ over the weights of the slices of E|∂(v·y)/∂w|.
@@ -45,6 +48,10 @@ impl Criterion {
         }
     }
 }
+
+/// Units of a group, at most, of which is measured what is lost with several at once: moments of more take too much. What is
+/// made up for afterwards is measured of each by itself.
+const MOST_JOINT: usize = 1024;
 
 /// Runs of each sample for one estimate by random projections.
 const ROUNDS: usize = 4;
@@ -84,6 +91,7 @@ impl Importance for Measured<'_> {
         let rounds = if self.criterion == Criterion::Activation { 1 } else { ROUNDS };
         let totals = sums(&mut model, outputs, self.totals, rounds)?;
         let scores = |(number, group): (usize, &Group)| match totals.get(&number.to_string()) {
+            Some(total) if total.shape.len() == 2 => joint::losses(&total.values, group.len()),
             Some(total) if total.values.len() == group.len() => total.values.clone(),
             _ => vec![0.0; group.len()],
         };
@@ -138,8 +146,10 @@ impl Measured<'_> {
 
     /// A vector of scores for each group, by gradients.
     fn gradients(&self, graph: &mut Graph, groups: &Groups) -> Result<Written<Outputs>, MeasureError> {
+        let counted: Vec<_> =
+            groups.groups.iter().map(|group| counted(graph, group, self.criterion)).collect();
         let mut weights: Vec<ValueId> = Vec::new();
-        for member in groups.groups.iter().flat_map(|group| &group.weights) {
+        for member in counted.iter().flatten() {
             let constant = graph.constant(member.value).is_some_and(|tensor| tensor.element().is_float());
             if constant && !weights.contains(&member.value) {
                 weights.push(member.value);
@@ -152,7 +162,7 @@ impl Measured<'_> {
         let found = backward(graph, &seeds, &weights)?;
         let gradients: BTreeMap<ValueId, ValueId> =
             weights.iter().zip(found).filter_map(|(&weight, gradient)| Some((weight, gradient?))).collect();
-        Ok(self.contracted(graph, groups, &gradients))
+        Ok(self.contracted(graph, groups, &counted, &gradients))
     }
 
     /// The outputs and their random projections.
@@ -186,14 +196,15 @@ impl Measured<'_> {
         &self,
         graph: &mut Graph,
         groups: &Groups,
+        counted: &[Vec<&Member>],
         gradients: &BTreeMap<ValueId, ValueId>,
     ) -> Written<Outputs> {
         let mut w = Writer::new(graph);
         let mut outputs = Vec::new();
         let mut along: BTreeMap<(ValueId, usize), ValueId> = BTreeMap::new();
-        for (number, group) in groups.groups.iter().enumerate() {
+        for (number, members) in counted.iter().enumerate() {
             let mut parts = Vec::new();
-            for member in counted(w.graph, group, self.criterion) {
+            for member in members {
                 let Some(&gradient) = gradients.get(&member.value) else { continue };
                 let key = (member.value, member.axis);
                 let sums = match along.get(&key) {
@@ -215,7 +226,11 @@ impl Measured<'_> {
             let total = w.total(&parts)?;
             let score = match self.criterion {
                 Criterion::Sensitivity => total,
-                _ => w.square(total)?,
+                _ if self.recovers || groups.groups[number].len() > MOST_JOINT => w.square(total)?,
+                _ => {
+                    let column = w.reshape_to(total, &[Size::Fixed(-1), Size::Fixed(1)])?;
+                    w.mul(column, total)?
+                }
             };
             outputs.push((number.to_string(), score));
         }
@@ -254,14 +269,37 @@ fn drawn_class(w: &mut Writer<'_>, y: ValueId, noise: ValueId, axis: i64) -> Wri
     w.sub(drawn, expected)
 }
 
-/// The members that count: what divides does not, nor do vectors beside weights where single elements are summed.
+/// The members that count. For the sensitivity of single elements vectors beside weights do not. What the outputs lose
+/// with a unit is what is taken of it, Σ w·∂y/∂w of the weights that take it: those that make it would tell the same once
+/// more, but for biases that are only partly its own. Where nothing takes it, as the queries of attention, what makes it
+/// counts, without what divides.
 fn counted<'g>(graph: &Graph, group: &'g Group, criterion: Criterion) -> Vec<&'g Member> {
     let large = |member: &&Member| graph.constant(member.value).is_some_and(|tensor| is_weight(tensor));
-    let multiplies = |member: &&Member| !scales(graph, member.place);
     if criterion == Criterion::Sensitivity {
         return group.weights.iter().filter(large).collect();
     }
-    group.weights.iter().filter(multiplies).collect()
+    let taking: Vec<&Member> = group.weights.iter().filter(|member| takes(graph, member)).collect();
+    if !taking.is_empty() {
+        return taking;
+    }
+    group.weights.iter().filter(|member| !scales(graph, member.place)).collect()
+}
+
+/// Whether the axis of a weight is the one that runs along what it is multiplied with.
+fn takes(graph: &Graph, member: &Member) -> bool {
+    let rank = graph.constant(member.value).map_or(0, |tensor| tensor.shape().len());
+    graph.consumers(member.value).any(|consumer| {
+        let Some(node) = graph.get_node(consumer.node) else { return false };
+        let axis = match (node.op_type(), consumer.slot) {
+            ("Conv", Slot::Input(1)) => 1,
+            ("ConvTranspose", Slot::Input(1)) => 0,
+            ("Gemm", Slot::Input(1)) => usize::from(node.int("transB") == Some(1)),
+            ("MatMul", Slot::Input(1)) if rank > 1 => rank - 2,
+            ("GRU" | "LSTM" | "RNN", Slot::Input(1 | 2)) => 2,
+            _ => return false,
+        };
+        axis == member.axis
+    })
 }
 
 /// The sums over all axes but one.

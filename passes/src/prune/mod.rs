@@ -10,6 +10,7 @@ pub mod couple;
 pub mod dead;
 pub mod group;
 pub mod importance;
+mod joint;
 pub mod lanes;
 mod linear;
 pub mod measured;

@@ -23,11 +23,9 @@ pub enum Ranking {
 pub enum Multiple {
     /// Multiples of so many, where they were.
     Of(usize),
-    /// Multiples of 16 where there were 64 or more, of 8 where there were fewer: convolutions of onnxruntime have their
-    /// channels in blocks of 8, with AVX-512 of 16, and turn back before a pool what is no whole number of blocks. With 30 %
-    /// of the multiply-accumulates gone, a small ResNet takes 0.74 of the time so, and 0.84 in multiples of 8 throughout;
-    /// those of 16 throughout would take 0.60, but narrow layers would have to lose half at once, or nothing.
-    Blocks,
+    /// Multiples of 16 where there were so many or more, of 8 where there were fewer: convolutions of onnxruntime have their
+    /// channels in blocks of 8, with AVX-512 of 16, and turn back before a pool what is no whole number of blocks.
+    Blocks(usize),
     /// What kernels work on at once: multiples of 8 where there were 64 or more, of 4 where there were 16 or more. With
     /// half of the multiply-accumulates gone, a MobileNetV2 takes 0.58 of the time in onnxruntime in multiples of 4, 0.56
     /// in those of 8, and 0.87 without; networks of fewer channels take 0.6, 0.5 and 1.4.
@@ -39,7 +37,7 @@ impl Multiple {
     pub(super) fn tries(&self, target: Target) -> &[Self] {
         match (self, target) {
             (Self::Kernels, Target::Macs(_) | Target::Bytes(_)) => {
-                &[Self::Blocks, Self::Of(8), Self::Kernels, Self::Of(1)]
+                &[Self::Blocks(16), Self::Blocks(64), Self::Of(8), Self::Kernels, Self::Of(1)]
             }
             _ => std::slice::from_ref(self),
         }
@@ -49,8 +47,8 @@ impl Multiple {
     fn of(self, channels: usize) -> usize {
         match self {
             Self::Of(multiple) => multiple.max(1),
-            Self::Blocks if channels >= 64 => 16,
-            Self::Blocks => 8,
+            Self::Blocks(from) if channels >= from => 16,
+            Self::Blocks(_) => 8,
             Self::Kernels if channels >= 64 => 8,
             Self::Kernels if channels >= 16 => 4,
             Self::Kernels => 1,

@@ -313,6 +313,15 @@ fn classes_of(groups: &Groups, steps: &[Step]) -> BTreeSet<u32> {
         .collect()
 }
 
+/// The first step of each group but this one.
+fn of_each_other<'a>(
+    steps: impl Iterator<Item = &'a Step>,
+    group: Option<usize>,
+) -> impl Iterator<Item = &'a Step> {
+    let mut seen: BTreeSet<usize> = group.into_iter().collect();
+    steps.filter(move |step| seen.insert(step.group))
+}
+
 /// What is gone already, and what may go next.
 struct Reached<'a> {
     graph: &'a Graph,
@@ -331,7 +340,9 @@ impl Reached<'_> {
         const SLACK: f64 = 1e-9;
         let share = target.share();
         let count = match (target, ranking) {
-            (Target::Macs(_) | Target::Bytes(_), _) => return self.nearest(steps, target),
+            (Target::Macs(_) | Target::Bytes(_), _) => {
+                return self.worthwhile(self.nearest(steps, target), target);
+            }
             (Target::Units(_), Ranking::Local | Ranking::Isomorphic) => {
                 steps.iter().take_while(|step| step.key <= share + SLACK).count()
             }
@@ -348,8 +359,8 @@ impl Reached<'_> {
         classes_of(self.groups, &steps[..count])
     }
 
-    /// The steps up to the first that is past a goal, those up to the one before, or these and the next of another group:
-    /// what comes nearest.
+    /// The steps up to the first that is past a goal, these without the last of another group, those up to the one before,
+    /// or these and the next of another group: what comes nearest.
     fn nearest(&self, steps: &[Step], target: Target) -> BTreeSet<u32> {
         let up_to = |count: usize| classes_of(self.groups, &steps[..count]);
         let goal = self.goal(target);
@@ -359,19 +370,40 @@ impl Reached<'_> {
             let middle = (low + high) / 2;
             if self.cost(target, &up_to(middle)) <= goal { high = middle } else { low = middle + 1 }
         }
-        let before = up_to(low.saturating_sub(1));
-        let mut ways = vec![up_to(low), before.clone()];
-        let mut seen: BTreeSet<usize> =
-            steps[low.saturating_sub(1)..low].iter().map(|step| step.group).collect();
-        for (index, step) in steps.iter().enumerate().skip(low) {
-            if seen.insert(step.group) {
-                ways.push(&before | &classes_of(self.groups, &steps[index..=index]));
-            }
-        }
+        let crossing = low.saturating_sub(1);
+        let (before, past) = (up_to(crossing), up_to(low));
+        let classes = |step| classes_of(self.groups, std::slice::from_ref(step));
+        let group = steps.get(crossing).map(|step| step.group);
+        let instead = of_each_other(steps[low..].iter(), group).map(|step| &before | &classes(step));
+        let without = of_each_other(steps[..low].iter().rev(), group).map(|step| &past - &classes(step));
+        let mut ways: Vec<_> =
+            [past.clone(), before.clone()].into_iter().chain(instead).chain(without).collect();
         let miss = |way: &BTreeSet<u32>| (self.cost(target, way) - goal).abs();
         let misses: Vec<f64> = ways.iter().map(miss).collect();
         let best = (0..ways.len()).min_by(|&a, &b| misses[a].total_cmp(&misses[b])).unwrap_or(0);
         ways.swap_remove(best)
+    }
+
+    /// These classes without those of groups that bring next to nothing: a share of their units for no share of the target.
+    fn worthwhile(&self, mut classes: BTreeSet<u32>, target: Target) -> BTreeSet<u32> {
+        /// As a share of all.
+        const LITTLE: f64 = 0.005;
+        let reached = self.cost(target, &classes);
+        let own = |group: &Group| -> BTreeSet<u32> {
+            group.classes.iter().copied().filter(|class| classes.contains(class)).collect()
+        };
+        let owns = self.groups.groups.iter().map(own).filter(|own| !own.is_empty());
+        let brings = |own: BTreeSet<u32>| (self.cost(target, &(&classes - &own)) - reached, own);
+        let mut brought: Vec<(f64, BTreeSet<u32>)> = owns.map(brings).collect();
+        brought.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let whole = self.whole(target);
+        for (_, own) in brought.into_iter().take_while(|(brought, _)| *brought <= LITTLE * whole) {
+            let fewer = &classes - &own;
+            if !self.misses(&fewer, target) {
+                classes = fewer;
+            }
+        }
+        classes
     }
 
     /// What is to fall, as it is when more classes are gone.
@@ -380,18 +412,21 @@ impl Reached<'_> {
         target.measure(&Left::of(self.graph, self.lanes, &gone).cost()) as f64
     }
 
+    /// What is to fall, as it was.
+    fn whole(&self, target: Target) -> f64 {
+        target.measure(&Left::of(self.graph, self.lanes, &BTreeSet::new()).cost()) as f64
+    }
+
     fn goal(&self, target: Target) -> f64 {
-        let whole = target.measure(&Left::of(self.graph, self.lanes, &BTreeSet::new()).cost());
-        whole as f64 * (1.0 - target.share())
+        self.whole(target) * (1.0 - target.share())
     }
 
     /// Whether a target that is counted is far off when these classes are gone.
     fn misses(&self, more: &BTreeSet<u32>, target: Target) -> bool {
         /// As a share of all.
         const NEAR: f64 = 0.025;
-        let whole = self.goal(target) / (1.0 - target.share());
         !matches!(target, Target::Units(_))
-            && (self.cost(target, more) - self.goal(target)).abs() > NEAR * whole
+            && (self.cost(target, more) - self.goal(target)).abs() > NEAR * self.whole(target)
     }
 }
 
@@ -509,6 +544,38 @@ mod tests {
             let blocks = outcome.groups.iter().all(|group| group.after.is_multiple_of(4));
             assert_eq!(blocks, whole_blocks, "{:?}", outcome.groups);
         }
+    }
+
+    #[test]
+    fn blocks_past_the_goal_are_given_back() {
+        // 16 of 32 and 16 of 48 units are 60 %, the 16 of 32 alone 46 %.
+        let limits = Limits { multiple: Multiple::Of(16), floor: 1 };
+        let options = Options { limits, ..Options::new(Target::Macs(0.45)) };
+        let outcome = prune(&mut model(), &options).unwrap();
+        let left: Vec<usize> = outcome.groups.iter().map(|group| group.after).collect();
+        assert_eq!(left, [16, 48], "{:?}", outcome.after);
+    }
+
+    #[test]
+    fn groups_that_bring_next_to_nothing_stay() {
+        let mut f = Fixture::new(17);
+        let x = f.input("x", &[1, 160]);
+        let weights = [[160, 320], [320, 480], [480, 4], [160, 2], [2, 4]].map(|shape| f.weights(&shape));
+        let layer = |f: &mut Fixture, x, w| {
+            let h = f.op("MatMul", &[x, w]);
+            f.op("Relu", &[h])
+        };
+        let h = layer(&mut f, x, weights[0]);
+        let h = layer(&mut f, h, weights[1]);
+        let main = f.op("MatMul", &[h, weights[2]]);
+        let h = layer(&mut f, x, weights[3]);
+        let side = f.op("MatMul", &[h, weights[4]]);
+        let y = f.op("Add", &[main, side]);
+        let mut model = f.with_output(y).into_model();
+        let outcome = prune(&mut model, &Options::new(Target::Macs(0.8))).unwrap();
+        let of_two = outcome.groups.iter().find(|group| group.before == 2).unwrap();
+        assert_eq!(of_two.after, 2, "{:?}", outcome.groups);
+        assert!((outcome.after.macs as f64 / outcome.before.macs as f64 - 0.2).abs() < 0.01);
     }
 
     #[test]

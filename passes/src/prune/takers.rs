@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use onnx_opt_ir::{Graph, Model, ValueId};
 
 use super::group::{Group, Groups, Member};
+use super::importance::worth_after;
 use super::linear::Cholesky;
 use super::product::Product;
 use crate::gradient::Writer;
@@ -84,8 +85,7 @@ impl Takers {
         self.eliminate(group, &share, &mean).unwrap_or(worth)
     }
 
-    /// Units of a group one after the other, that of the least loss first: what is lost with each, or what was lost with
-    /// one before if that was more.
+    /// Units of a group one after the other, that of the least loss first: what each is worth when those before have gone.
     fn eliminate(
         &self,
         group: &Group,
@@ -112,7 +112,7 @@ impl Takers {
             };
             let all: Vec<f64> = left.iter().map(now).collect();
             let least = (0..left.len()).min_by(|&a, &b| all[a].total_cmp(&all[b]))?;
-            most = most.max(all[least]);
+            most = worth_after(most, all[least]);
             let unit = left.remove(least);
             losses[unit] = most;
             takers.iter_mut().for_each(|(_, columns, fitted)| fitted.remove(&columns[unit]));
