@@ -17,6 +17,7 @@ pub(super) fn transpose(raw: &[u8], width: usize, shape: &[usize], permutation: 
     let axes = merged(shape, permutation);
     match axes.as_slice() {
         [] => Some(raw.to_vec()),
+        _ if raw.is_empty() => Some(Vec::new()),
         [Axis { from: 1, .. }] => Some(raw.to_vec()),
         [.., Axis { from: 1, .. }] => Some(by_rows(raw, width, &axes)),
         _ => match width {
@@ -89,28 +90,54 @@ fn by_blocks<const WIDTH: usize>(raw: &[u8], axes: &[Axis]) -> Option<Vec<u8>> {
     let (row, rest) = axes.split_last()?;
     let column = rest.iter().position(|axis| axis.from == 1)?;
     let mut outer = rest.to_vec();
+    let is_next = column + 1 == rest.len();
     let column = outer.remove(column);
     let (operand, _) = raw.as_chunks::<WIDTH>();
+    let strips = |from: usize| {
+        (0..column.size).step_by(BLOCK).map(move |top| (top, from + top, BLOCK.min(column.size - top)))
+    };
+    if is_next {
+        // Strips come in the order of the result: what is not yet written need not be made zero first.
+        let mut out = Vec::with_capacity(raw.len());
+        let mut strip = vec![[0; WIDTH]; BLOCK * row.size];
+        each_index(&outer, &mut |from, _| {
+            for (_, from, height) in strips(from) {
+                by_squares(&operand[from..], *row, height, &mut strip, row.size);
+                out.extend_from_slice(strip[..height * row.size].as_flattened());
+            }
+        });
+        return Some(out);
+    }
     let mut out = vec![0; raw.len()];
     let (result, _) = out.as_chunks_mut::<WIDTH>();
     each_index(&outer, &mut |from, to| {
-        for top in (0..column.size).step_by(BLOCK) {
-            let height = BLOCK.min(column.size - top);
-            for left in (0..row.size).step_by(BLOCK) {
-                let width = BLOCK.min(row.size - left);
-                // Lines that are far apart may displace each other from a cache: each of them is touched once.
-                let mut square = [[[0; WIDTH]; BLOCK]; BLOCK];
-                for (x, line) in square[..width].iter_mut().enumerate() {
-                    copy(&operand[from + top + (left + x) * row.from..], line, height);
-                }
-                for y in 0..height {
-                    let line: [_; BLOCK] = std::array::from_fn(|x| square[x][y]);
-                    copy(&line, &mut result[to + (top + y) * column.to + left..], width);
-                }
-            }
+        for (top, from, height) in strips(from) {
+            by_squares(&operand[from..], *row, height, &mut result[to + top * column.to..], column.to);
         }
     });
     Some(out)
+}
+
+/// Puts at most [`BLOCK`] columns of the operand in place as lines of the result that are `apart`.
+fn by_squares<const WIDTH: usize>(
+    operand: &[[u8; WIDTH]],
+    row: Axis,
+    height: usize,
+    result: &mut [[u8; WIDTH]],
+    apart: usize,
+) {
+    for left in (0..row.size).step_by(BLOCK) {
+        let width = BLOCK.min(row.size - left);
+        // Lines that are far apart may displace each other from a cache: each of them is touched once.
+        let mut square = [[[0; WIDTH]; BLOCK]; BLOCK];
+        for (x, line) in square[..width].iter_mut().enumerate() {
+            copy(&operand[(left + x) * row.from..], line, height);
+        }
+        for y in 0..height {
+            let line: [_; BLOCK] = std::array::from_fn(|x| square[x][y]);
+            copy(&line, &mut result[y * apart + left..], width);
+        }
+    }
 }
 
 /// The first `count` elements, which are at most a line; a whole one by moves of a size that the compiler knows.
