@@ -88,20 +88,26 @@ fn unknown_size(graph: &Graph) -> i64 {
 }
 
 impl<'a> Left<'a> {
-    /// What is left when these classes are gone.
-    pub fn of(graph: &'a Graph, lanes: &'a Lanes, gone: &BTreeSet<u32>) -> Self {
+    /// All of a graph.
+    pub fn all(graph: &'a Graph, lanes: &'a Lanes) -> Self {
+        Self { graph, lanes, unknown: unknown_size(graph), sizes: BTreeMap::new() }
+    }
+
+    /// What is left of the same graph when these classes are gone.
+    #[must_use]
+    pub fn without(&self, gone: &BTreeSet<u32>) -> Self {
+        let mut is_gone = vec![false; self.lanes.count()];
+        gone.iter().for_each(|&class| is_gone[class as usize] = true);
         let mut sizes = BTreeMap::new();
-        for (_, axes) in lanes.places() {
-            for axis in axes {
-                if let Axis::Lanes { start, .. } = axis {
-                    let left = axis.lanes().filter(|&lane| !gone.contains(&lanes.class(lane))).count();
-                    if left < axis.size() {
-                        sizes.insert(*start, left as u64);
-                    }
+        for axis in self.lanes.places().flat_map(|(_, axes)| axes) {
+            if let Axis::Lanes { start, .. } = axis {
+                let left = axis.lanes().filter(|&lane| !is_gone[self.lanes.class(lane) as usize]).count();
+                if left < axis.size() {
+                    sizes.insert(*start, left as u64);
                 }
             }
         }
-        Self { graph, lanes, unknown: unknown_size(graph), sizes }
+        Self { sizes, ..*self }
     }
 
     /// The size of an axis of a tensor, if it has lost something.
@@ -144,6 +150,23 @@ impl<'a> Left<'a> {
         Macs::of_node(self.graph, node, self.unknown, &|value, axis| self.of_value(value, axis)).unwrap_or(0)
     }
 
+    /// Multiply-accumulates of all nodes.
+    pub fn total_macs(&self) -> u64 {
+        self.graph.nodes().fold(0, |sum, (id, _)| sum.saturating_add(self.macs(id)))
+    }
+
+    /// Bytes of all weights.
+    pub fn weight_bytes(&self) -> u64 {
+        let constants = self.graph.values().filter(|(id, _)| self.graph.constant(*id).is_some());
+        constants.fold(0, |sum, (id, _)| sum.saturating_add(self.bytes(id, self.volume(id))))
+    }
+
+    /// Of so many elements of a value.
+    fn bytes(&self, value: ValueId, volume: u64) -> u64 {
+        let bits = self.graph.element(value).map_or(0, ElementType::bits) as u64;
+        volume.saturating_mul(bits).div_ceil(8)
+    }
+
     /// All of it.
     pub fn cost(&self) -> Cost {
         let mut cost = Cost::default();
@@ -151,8 +174,7 @@ impl<'a> Left<'a> {
         let mut element = ElementType::Float;
         for (id, _) in self.graph.values() {
             let volume = self.volume(id);
-            let bits = self.graph.element(id).map_or(0, ElementType::bits) as u64;
-            let bytes = volume.saturating_mul(bits).div_ceil(8);
+            let bytes = self.bytes(id, volume);
             match self.graph.constant(id) {
                 Some(tensor) => {
                     cost.parameters = cost.parameters.saturating_add(volume);
@@ -168,7 +190,7 @@ impl<'a> Left<'a> {
                 None => {}
             }
         }
-        cost.macs = self.graph.nodes().fold(0u64, |sum, (id, _)| sum.saturating_add(self.macs(id)));
+        cost.macs = self.total_macs();
         cost.joules = energy(element, cost.macs, cost.bytes, activation_bytes);
         cost
     }

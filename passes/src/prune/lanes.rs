@@ -145,6 +145,11 @@ impl Lanes {
         self.places.iter().map(|(&place, axes)| (place, axes.as_slice()))
     }
 
+    /// Number of lanes.
+    pub fn count(&self) -> usize {
+        self.parents.len()
+    }
+
     /// The class of a lane.
     pub fn class(&self, lane: u32) -> u32 {
         let mut lane = lane;

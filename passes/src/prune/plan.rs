@@ -15,6 +15,7 @@ use super::lanes::{Lanes, Place};
 use super::order::{Limits, Ranking, Step, steps};
 use super::remove::{self, RemovalError, masked};
 use crate::measure::MeasureError;
+use crate::threads::side_by_side;
 
 /// What is to be gone, as a share between 0 and 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,11 +36,12 @@ impl Target {
     }
 
     /// What of the costs is to fall.
-    fn measure(self, cost: &Cost) -> u64 {
-        match self {
-            Self::Bytes(_) => cost.bytes,
-            Self::Units(_) | Self::Macs(_) => cost.macs,
-        }
+    fn measure(self, left: &Left<'_>) -> f64 {
+        let measure = match self {
+            Self::Bytes(_) => left.weight_bytes(),
+            Self::Units(_) | Self::Macs(_) => left.total_macs(),
+        };
+        measure as f64
     }
 
     /// Another share of the same.
@@ -219,7 +221,8 @@ fn prune_graph(
     groups.groups.retain(|group| is_wanted(graph, group, options));
     let gone = chosen(graph, &lanes, &groups, options, importance)?;
 
-    let (before, left) = (Left::of(graph, &lanes, &BTreeSet::new()), Left::of(graph, &lanes, &gone));
+    let before = Left::all(graph, &lanes);
+    let left = before.without(&gone);
     outcome.before += before.cost();
     outcome.after += left.cost();
     outcome.layers.extend(layers(graph, &before, &left));
@@ -245,6 +248,7 @@ fn chosen(
     importance: &dyn Importance,
 ) -> Result<BTreeSet<u32>, PruneError> {
     let before: Vec<usize> = groups.groups.iter().map(Group::len).collect();
+    let whole = Left::all(graph, lanes);
     let mut gone = BTreeSet::new();
     let mut left = groups.clone();
     let all = options.steps.max(1);
@@ -254,7 +258,7 @@ fn chosen(
             false => importance.scores(&masked(graph, lanes, &gone)?, &left)?,
         };
         let share = options.target.share() * number as f64 / all as f64;
-        let reached = Reached { graph, lanes, groups: &left, gone: &gone, before: &before };
+        let reached = Reached { all: &whole, groups: &left, gone: &gone, before: &before };
         let target = options.target.of(share);
         let mut more = BTreeSet::new();
         for &multiple in options.limits.multiple.tries(target) {
@@ -324,8 +328,8 @@ fn of_each_other<'a>(
 
 /// What is gone already, and what may go next.
 struct Reached<'a> {
-    graph: &'a Graph,
-    lanes: &'a Lanes,
+    /// The graph as it was.
+    all: &'a Left<'a>,
     /// What is left of the groups.
     groups: &'a Groups,
     gone: &'a BTreeSet<u32>,
@@ -378,8 +382,8 @@ impl Reached<'_> {
         let without = of_each_other(steps[..low].iter().rev(), group).map(|step| &past - &classes(step));
         let mut ways: Vec<_> =
             [past.clone(), before.clone()].into_iter().chain(instead).chain(without).collect();
-        let miss = |way: &BTreeSet<u32>| (self.cost(target, way) - goal).abs();
-        let misses: Vec<f64> = ways.iter().map(miss).collect();
+        let miss = |way: usize| (self.cost(target, &ways[way]) - goal).abs();
+        let misses = side_by_side(ways.len(), &miss);
         let best = (0..ways.len()).min_by(|&a, &b| misses[a].total_cmp(&misses[b])).unwrap_or(0);
         ways.swap_remove(best)
     }
@@ -392,9 +396,10 @@ impl Reached<'_> {
         let own = |group: &Group| -> BTreeSet<u32> {
             group.classes.iter().copied().filter(|class| classes.contains(class)).collect()
         };
-        let owns = self.groups.groups.iter().map(own).filter(|own| !own.is_empty());
-        let brings = |own: BTreeSet<u32>| (self.cost(target, &(&classes - &own)) - reached, own);
-        let mut brought: Vec<(f64, BTreeSet<u32>)> = owns.map(brings).collect();
+        let owns: Vec<_> = self.groups.groups.iter().map(own).filter(|own| !own.is_empty()).collect();
+        let brings = |group: usize| self.cost(target, &(&classes - &owns[group])) - reached;
+        let brought = side_by_side(owns.len(), &brings);
+        let mut brought: Vec<(f64, BTreeSet<u32>)> = brought.into_iter().zip(owns).collect();
         brought.sort_by(|a, b| a.0.total_cmp(&b.0));
         let whole = self.whole(target);
         for (_, own) in brought.into_iter().take_while(|(brought, _)| *brought <= LITTLE * whole) {
@@ -408,13 +413,12 @@ impl Reached<'_> {
 
     /// What is to fall, as it is when more classes are gone.
     fn cost(&self, target: Target, more: &BTreeSet<u32>) -> f64 {
-        let gone = self.gone.union(more).copied().collect();
-        target.measure(&Left::of(self.graph, self.lanes, &gone).cost()) as f64
+        target.measure(&self.all.without(&(self.gone | more)))
     }
 
     /// What is to fall, as it was.
     fn whole(&self, target: Target) -> f64 {
-        target.measure(&Left::of(self.graph, self.lanes, &BTreeSet::new()).cost()) as f64
+        target.measure(self.all)
     }
 
     fn goal(&self, target: Target) -> f64 {
@@ -599,7 +603,7 @@ mod tests {
         let mut model = model();
         let outcome = prune(&mut model, &Options::new(Target::Units(0.25))).unwrap();
         let again = couple(&model.graph);
-        assert_eq!(Left::of(&model.graph, &again, &BTreeSet::new()).cost(), outcome.after);
+        assert_eq!(Left::all(&model.graph, &again).cost(), outcome.after);
         let left: Vec<&[u64]> = outcome.layers.iter().map(|layer| &layer.after[..]).collect();
         assert_eq!(left, [[16, 24], [24, 36], [36, 4]]);
     }
