@@ -4,12 +4,14 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod arrays;
+
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use arrays::write_npy;
 use assert_cmd::Command;
 use onnx_opt::calibrate::{CalibrateError, CalibrateOptions, Calibration, calibrate, float_values};
 use onnx_opt::engine::{EngineChoice, OrtExecutor};
@@ -67,23 +69,12 @@ fn unary(op_type: &str) -> Model {
     Model { graph, rest, notes: vec![] }
 }
 
-/// An array file of floats.
-fn npy(path: &Path, shape: &[usize], values: &[f32]) {
-    let sizes: String = shape.iter().map(|size| format!("{size},")).collect();
-    let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({sizes}), }}\n");
-    let mut file = fs::File::create(path).unwrap();
-    file.write_all(b"\x93NUMPY\x01\x00").unwrap();
-    file.write_all(&(header.len() as u16).to_le_bytes()).unwrap();
-    file.write_all(header.as_bytes()).unwrap();
-    values.iter().for_each(|value| file.write_all(&value.to_le_bytes()).unwrap());
-}
-
 #[test]
 fn every_value_is_observed_on_every_sample() {
     let model = unary("Abs");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.npy");
-    npy(&path, &[5, 2], &[0.0, -1.0, 2.0, 3.0, -8.0, 1.0, 0.0, 0.5, 0.25, -0.25]);
+    write_npy(&path, &[5, 2], &[0.0, -1.0, 2.0, 3.0, -8.0, 1.0, 0.0, 0.5, 0.25, -0.25]);
     let heard = Heard::default();
     let names = float_values(&model.graph);
     let found = calibrate(&model, &names, &[path], &options(EngineChoice::Tract), &heard).unwrap();
@@ -145,7 +136,7 @@ fn shards_merge_to_the_whole() {
 fn a_value_that_is_no_number_is_named_with_its_sample() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.npy");
-    npy(&path, &[3, 2], &[1.0, 2.0, 3.0, -1.0, 1.0, 1.0]);
+    write_npy(&path, &[3, 2], &[1.0, 2.0, 3.0, -1.0, 1.0, 1.0]);
     let model = unary("Log");
     let log = model.graph.nodes().find(|(_, node)| node.is("Log")).unwrap().1.output(0).unwrap();
     let error = observe(&model, &[path], EngineChoice::Tract).unwrap_err();
@@ -158,7 +149,7 @@ fn a_value_that_is_no_number_is_named_with_its_sample() {
 fn infinities_do_not_end_a_range() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.npy");
-    npy(&path, &[2, 2], &[1.0, 0.0, f32::MIN_POSITIVE, std::f32::consts::E]);
+    write_npy(&path, &[2, 2], &[1.0, 0.0, f32::MIN_POSITIVE, std::f32::consts::E]);
     let found = observe(&unary("Log"), &[path], EngineChoice::Tract).unwrap();
     let log = found.values.values().find(|statistics| statistics.infinities() == 1);
     let (low, high) = log.unwrap().ends().unwrap();
@@ -185,7 +176,7 @@ fn a_tensor_that_fits_no_input_is_refused_before_anything_runs() {
     let model = unary("Abs");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.npy");
-    npy(&path, &[1, 3], &[0.0; 3]);
+    write_npy(&path, &[1, 3], &[0.0; 3]);
     let error = observe(&model, &[path], EngineChoice::Tract).unwrap_err();
     assert!(error.to_string().contains("x.npy"), "{error}");
 }

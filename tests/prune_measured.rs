@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod arrays;
+
+use arrays::write_npy;
 use onnx_opt::calibrate::{CalibrateOptions, Measure};
 use onnx_opt::engine::EngineChoice;
 use onnx_opt::ir::{Model, NewNode, ValueId, check, export};
@@ -95,17 +98,6 @@ fn units_that_give_more_are_worth_more() {
     }
 }
 
-/// A file of 32-bit floats in the format of NumPy.
-fn npy(shape: &[usize], values: &[f32]) -> Vec<u8> {
-    let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape:?}, }}\n");
-    let header = header.replace('[', "(").replace(']', ")");
-    let mut file = b"\x93NUMPY\x01\x00".to_vec();
-    file.extend((header.len() as u16).to_le_bytes());
-    file.extend(header.bytes());
-    file.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-    file
-}
-
 /// With one output its projections are ±1, and a network without activations is what it is to first order: of every sample
 /// by itself, with its bias, what is found is exact.
 #[test]
@@ -135,7 +127,7 @@ fn what_the_output_loses_by_taylor_is_exact() {
 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.npy");
-    std::fs::write(&path, npy(&[rows, 3], &samples)).unwrap();
+    write_npy(&path, &[rows, 3], &samples);
     for engine in engines() {
         let options = CalibrateOptions {
             engine,

@@ -5,10 +5,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod arrays;
+
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use arrays::write_npy;
 use assert_cmd::Command;
 use onnx_opt::ir::load::load;
 use onnx_opt::ir::{ElementType, Model, NewNode, Tensor, export};
@@ -35,7 +37,7 @@ impl Place {
     fn new(model: Model, samples: &[f32]) -> Self {
         let place = Self { folder: tempfile::tempdir().unwrap() };
         write_file(export(&model), &place.path("m.onnx"), &WriteOptions::default()).unwrap();
-        place.npy("x.npy", &[1, 3, 16, 16], samples);
+        write_npy(&place.path("x.npy"), &[1, 3, 16, 16], samples);
         place
     }
 
@@ -45,18 +47,6 @@ impl Place {
 
     fn name(&self, name: &str) -> String {
         self.path(name).display().to_string()
-    }
-
-    /// An array file of floats, which repeats some numbers.
-    fn npy(&self, name: &str, shape: &[usize], values: &[f32]) {
-        let sizes: String = shape.iter().map(|size| format!("{size},")).collect();
-        let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({sizes}), }}\n");
-        let mut file = fs::File::create(self.path(name)).unwrap();
-        file.write_all(b"\x93NUMPY\x01\x00").unwrap();
-        file.write_all(&(header.len() as u16).to_le_bytes()).unwrap();
-        file.write_all(header.as_bytes()).unwrap();
-        let count = shape.iter().product();
-        values.iter().cycle().take(count).for_each(|value| file.write_all(&value.to_le_bytes()).unwrap());
     }
 
     /// Quantizes the model with more arguments and gives the report.
@@ -410,12 +400,12 @@ fn a_model_without_integer_kernels_stays_as_it_is_and_is_told() {
 #[test]
 fn what_cannot_be_done_is_said_and_nothing_is_written() {
     let place = Place::new(residual(13), &NUMBERS);
-    place.npy("nan.npy", &[1, 3, 16, 16], &[1.0, f32::NAN]);
-    place.npy("small.npy", &[1, 3, 8], &NUMBERS);
+    write_npy(&place.path("nan.npy"), &[1, 3, 16, 16], &[1.0, f32::NAN]);
+    write_npy(&place.path("small.npy"), &[1, 3, 8], &NUMBERS);
     fs::create_dir(place.path("empty")).unwrap();
     fs::create_dir(place.path("names")).unwrap();
-    place.npy("names/x.npy", &[1, 3, 16, 16], &NUMBERS);
-    place.npy("names/z.npy", &[1, 3, 16, 16], &NUMBERS);
+    write_npy(&place.path("names/x.npy"), &[1, 3, 16, 16], &NUMBERS);
+    write_npy(&place.path("names/z.npy"), &[1, 3, 16, 16], &NUMBERS);
     fs::write(place.path("c.json"), "{}").unwrap();
     let [model, result, samples] = ["m.onnx", "q.onnx", "x.npy"].map(|name| place.name(name));
     let at = |name: &str| place.name(name);
