@@ -6,9 +6,10 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use memmap2::MmapOptions;
+use memmap2::{Mmap, MmapOptions};
 use prost::Message;
 
 use crate::{ModelProto, ReadError, ReadErrorKind, foreign, wire};
@@ -55,27 +56,62 @@ pub fn read_bytes(bytes: Bytes) -> Result<Document, ReadError> {
     Ok(decode(bytes)?)
 }
 
-/// Files of at most so many bytes are mapped page by page in one go: nearly all of a model is read, and a fault for every
+/// Files of at most so many bytes are mapped with all their pages: nearly all of a model is read, and a fault for every
 /// few pages takes longer.
 const AT_ONCE: u64 = 64 << 20;
+/// Files of more than so many bytes get their pages from another thread, while their structure is read.
+const BESIDE: u64 = 1 << 20;
 
 /// The bytes of an open file: mapped, or read if it cannot be mapped (a pipe, say).
 pub(crate) fn contents(mut file: File) -> io::Result<Bytes> {
     let metadata = file.metadata()?;
     if metadata.is_file() {
         let mut options = MmapOptions::new();
-        if metadata.len() <= AT_ONCE {
+        if metadata.len() <= BESIDE {
             options.populate();
         }
         // SAFETY: the map is only read. That nobody cuts the file short is asked of the user, see the module text.
         if let Ok(map) = unsafe { options.map(&file) } {
-            return Ok(Bytes::from_owner(map));
+            let map = Arc::new(map);
+            if (BESIDE + 1..=AT_ONCE).contains(&metadata.len()) {
+                populate_beside(&map);
+            }
+            return Ok(Bytes::from_owner(Shared(map)));
         }
     }
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     Ok(bytes.into())
 }
+
+/// The bytes of a map.
+struct Shared(Arc<Mmap>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Brings the pages of a map in from another thread; where that cannot be had they come when they are read.
+#[cfg(target_os = "linux")]
+fn populate_beside(map: &Arc<Mmap>) {
+    let map = Arc::clone(map);
+    let populate = move || {
+        // In pieces: who waits for the address space, to allocate, waits for one of them.
+        for start in (0..map.len()).step_by(BESIDE as usize) {
+            let length = (map.len() - start).min(BESIDE as usize);
+            if map.advise_range(memmap2::Advice::PopulateRead, start, length).is_err() {
+                return;
+            }
+        }
+    };
+    // The pages are not needed for what comes next.
+    let _ = std::thread::Builder::new().spawn(populate);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn populate_beside(_map: &Arc<Mmap>) {}
 
 fn decode(bytes: Bytes) -> Result<Document, ReadErrorKind> {
     if bytes.is_empty() {
