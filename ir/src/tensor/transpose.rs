@@ -1,5 +1,7 @@
 //! Elements in another order of axes, moved in blocks that the caches of a processor hold.
 
+use std::mem::MaybeUninit;
+
 /// An axis of the result: its size, and how far apart its elements lie in the operand and in the result, in elements.
 #[derive(Clone, Copy)]
 struct Axis {
@@ -90,32 +92,22 @@ fn by_blocks<const WIDTH: usize>(raw: &[u8], axes: &[Axis]) -> Option<Vec<u8>> {
     let (row, rest) = axes.split_last()?;
     let column = rest.iter().position(|axis| axis.from == 1)?;
     let mut outer = rest.to_vec();
-    let is_next = column + 1 == rest.len();
     let column = outer.remove(column);
     let (operand, _) = raw.as_chunks::<WIDTH>();
-    let strips = |from: usize| {
-        (0..column.size).step_by(BLOCK).map(move |top| (top, from + top, BLOCK.min(column.size - top)))
-    };
-    if is_next {
-        // Strips come in the order of the result: what is not yet written need not be made zero first.
-        let mut out = Vec::with_capacity(raw.len());
-        let mut strip = vec![[0; WIDTH]; BLOCK * row.size];
-        each_index(&outer, &mut |from, _| {
-            for (_, from, height) in strips(from) {
-                by_squares(&operand[from..], *row, height, &mut strip, row.size);
-                out.extend_from_slice(strip[..height * row.size].as_flattened());
-            }
-        });
-        return Some(out);
+    if axes.iter().map(|axis| axis.size).product::<usize>() != operand.len() {
+        return None;
     }
-    let mut out = vec![0; raw.len()];
-    let (result, _) = out.as_chunks_mut::<WIDTH>();
+    let mut out = Vec::with_capacity(operand.len());
+    let result = &mut out.spare_capacity_mut()[..operand.len()];
     each_index(&outer, &mut |from, to| {
-        for (top, from, height) in strips(from) {
-            by_squares(&operand[from..], *row, height, &mut result[to + top * column.to..], column.to);
+        for top in (0..column.size).step_by(BLOCK) {
+            let height = BLOCK.min(column.size - top);
+            by_squares(&operand[from + top..], *row, height, &mut result[to + top * column.to..], column.to);
         }
     });
-    Some(out)
+    // SAFETY: there are as many places as the axes have indices, which lead to one each, and all have been filled.
+    unsafe { out.set_len(operand.len()) };
+    Some(out.into_flattened())
 }
 
 /// Puts at most [`BLOCK`] columns of the operand in place as lines of the result that are `apart`.
@@ -123,7 +115,7 @@ fn by_squares<const WIDTH: usize>(
     operand: &[[u8; WIDTH]],
     row: Axis,
     height: usize,
-    result: &mut [[u8; WIDTH]],
+    result: &mut [MaybeUninit<[u8; WIDTH]>],
     apart: usize,
 ) {
     for left in (0..row.size).step_by(BLOCK) {
@@ -131,21 +123,20 @@ fn by_squares<const WIDTH: usize>(
         // Lines that are far apart may displace each other from a cache: each of them is touched once.
         let mut square = [[[0; WIDTH]; BLOCK]; BLOCK];
         for (x, line) in square[..width].iter_mut().enumerate() {
-            copy(&operand[(left + x) * row.from..], line, height);
+            let from = &operand[(left + x) * row.from..];
+            match height {
+                BLOCK => line.copy_from_slice(&from[..BLOCK]),
+                _ => line[..height].copy_from_slice(&from[..height]),
+            }
         }
         for y in 0..height {
-            let line: [_; BLOCK] = std::array::from_fn(|x| square[x][y]);
-            copy(&line, &mut result[y * apart + left..], width);
+            let line: [_; BLOCK] = std::array::from_fn(|x| MaybeUninit::new(square[x][y]));
+            let to = &mut result[y * apart + left..];
+            match width {
+                BLOCK => to[..BLOCK].copy_from_slice(&line),
+                _ => to[..width].copy_from_slice(&line[..width]),
+            }
         }
-    }
-}
-
-/// The first `count` elements, which are at most a line; a whole one by moves of a size that the compiler knows.
-fn copy<T: Copy>(from: &[T], to: &mut [T], count: usize) {
-    if count == BLOCK {
-        to[..BLOCK].copy_from_slice(&from[..BLOCK]);
-    } else {
-        to[..count].copy_from_slice(&from[..count]);
     }
 }
 
