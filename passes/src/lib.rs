@@ -33,6 +33,7 @@ pub mod target;
 pub mod testing;
 pub mod threads;
 pub mod unroll_loop;
+mod widest;
 
 pub use pass::{FoldBudget, Pass, PassContext, PassError, PassManager, PassReport};
 pub use pipeline::pipeline;

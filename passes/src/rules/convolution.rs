@@ -10,6 +10,8 @@ use super::weights::{
     Affine, Channels, bias_values, dot, each_row, numbers, own_weight, repeated, rounded, scaled,
 };
 use crate::rewrite::{Miss, Operand, Patch, Rewrite, Site, ensure, found};
+use crate::threads::side_by_side;
+use crate::widest::widest;
 
 rules! {
     /// BatchNormalization(Conv(x, W, b)) = Conv(x, s·W, s·b + t), and the same of ConvTranspose.
@@ -206,6 +208,8 @@ fn take_in_before(site: &Site<'_>, x: ValueId, y: ValueId) -> Rewrite {
 
 /// Multiply-accumulates that composing two weights may take: a fraction of a second.
 const MAX_COMPOSITION: usize = 1 << 28;
+/// Those that take longer than it takes to start threads.
+const LONG_COMPOSITION: usize = 1 << 20;
 
 /// The operand `y` of the convolution at the root is a convolution: one for both.
 fn compose(site: &Site<'_>, y: ValueId) -> Rewrite {
@@ -228,15 +232,22 @@ fn compose(site: &Site<'_>, y: ValueId) -> Rewrite {
     // Rows of one weight times numbers of the other: by output and place of the second kernel, and in a row by input
     // and place of the first. One of the kernels has one place.
     let row = inputs * first.places;
-    let mut product = vec![0.0; elements];
-    for (index, sums) in product.chunks_mut(row.max(1)).enumerate() {
+    let sums = |index: usize| {
         let (output, place) = (index / second.places, index % second.places);
         let factors = w[output * inner * second.places..].iter().skip(place).step_by(second.places);
-        add_rows(sums, &v, &factors.take(inner).copied().collect::<Vec<_>>());
-    }
+        let factors: Vec<f64> = factors.take(inner).copied().collect();
+        let mut sums = vec![0.0; row];
+        widest(|| add_rows(&mut sums, &v, &factors));
+        sums
+    };
+    let rows = elements / row.max(1);
+    let product: Vec<Vec<f64>> = match elements.saturating_mul(inner) < LONG_COMPOSITION {
+        true => (0..rows).map(sums).collect(),
+        false => side_by_side(rows, &sums),
+    };
     let ordered = (0..elements).map(|index| {
         let (output, rest) = (index / (row * second.places), index % (row * second.places));
-        product[(output * second.places + rest % second.places) * row + rest / second.places]
+        product[output * second.places + rest % second.places][rest / second.places]
     });
     let element = element(graph, second.weight)?;
     let mut patch = Patch::new();
@@ -260,6 +271,7 @@ fn compose(site: &Site<'_>, y: ValueId) -> Rewrite {
 }
 
 /// Adds rows of the length of `sums`, each multiplied by its factor.
+#[inline(always)]
 fn add_rows(sums: &mut [f64], rows: &[f64], factors: &[f64]) {
     let length = sums.len();
     let (fours, rest) = factors.as_chunks::<4>();

@@ -10,6 +10,7 @@ use onnx_opt_ir::{ElementType, Graph, Node, Tensor, ValueId};
 
 use super::batch_normalization::BatchNormalization;
 use crate::rewrite::{Miss, ensure, found};
+use crate::widest::widest;
 
 /// The axis of a tensor that holds its channels.
 pub(super) struct Channels {
@@ -173,7 +174,7 @@ pub(super) fn bias_values(graph: &Graph, bias: Option<ValueId>, count: usize) ->
 /// For other types.
 pub(super) fn numbers(tensor: &Tensor) -> Result<Vec<f64>, Miss> {
     let mut all = Vec::with_capacity(tensor.len());
-    decode(tensor.element(), tensor.raw(), &mut all)?;
+    widest(|| decode(tensor.element(), tensor.raw(), &mut all))?;
     Ok(all)
 }
 
@@ -186,13 +187,14 @@ pub(super) fn each_row(tensor: &Tensor, length: usize, visit: &mut dyn FnMut(&[f
     let mut row = Vec::with_capacity(length);
     for raw in tensor.raw().chunks(bytes) {
         row.clear();
-        decode(tensor.element(), raw, &mut row)?;
+        widest(|| decode(tensor.element(), raw, &mut row))?;
         visit(&row);
     }
     Ok(())
 }
 
 /// Appends the numbers that these bytes are.
+#[inline(always)]
 fn decode(element: ElementType, raw: &[u8], numbers: &mut Vec<f64>) -> Result<(), Miss> {
     match element {
         ElementType::Float => {
@@ -251,105 +253,105 @@ pub(super) fn rounded(
 /// If a product leaves the range of the element type, or so many vanish at its lower end that digits are lost.
 pub(super) fn scaled(tensor: &Tensor, run: usize, factors: &[f64]) -> Result<Tensor, Miss> {
     let raw = tensor.raw();
+    macro_rules! scaled_as {
+        ($type:ty, $round:expr) => {{
+            let runs = Runs {
+                decode: |bytes| <$type>::from_le_bytes(bytes).into(),
+                encode: |value: f64| $round(value).to_le_bytes(),
+                is_normal: |bytes| <$type>::from_le_bytes(bytes).is_normal(),
+                epsilon: <$type>::EPSILON.into(),
+            };
+            widest(|| runs.scaled(raw, run, factors))
+        }};
+    }
     let raw = match tensor.element() {
-        ElementType::Float => scaled_runs(
-            raw,
-            run,
-            factors,
-            |x| f32::from_le_bytes(x).into(),
-            |x| (x as f32).to_le_bytes(),
-            [f32::MIN_POSITIVE.into(), f32::MAX.into(), f32::EPSILON.into()],
-        ),
-        ElementType::Double => scaled_runs(
-            raw,
-            run,
-            factors,
-            f64::from_le_bytes,
-            f64::to_le_bytes,
-            [f64::MIN_POSITIVE, f64::MAX, f64::EPSILON],
-        ),
-        ElementType::Float16 => scaled_runs(
-            raw,
-            run,
-            factors,
-            |x| f16::from_le_bytes(x).to_f64(),
-            |x| f16::from_f64(x).to_le_bytes(),
-            [f16::MIN_POSITIVE, f16::MAX, f16::EPSILON].map(f16::to_f64),
-        ),
-        ElementType::Bfloat16 => scaled_runs(
-            raw,
-            run,
-            factors,
-            |x| bf16::from_le_bytes(x).to_f64(),
-            |x| bf16::from_f64(x).to_le_bytes(),
-            [bf16::MIN_POSITIVE, bf16::MAX, bf16::EPSILON].map(bf16::to_f64),
-        ),
+        ElementType::Float => scaled_as!(f32, |value| value as f32),
+        ElementType::Double => scaled_as!(f64, |value| value),
+        ElementType::Float16 => scaled_as!(f16, f16::from_f64),
+        ElementType::Bfloat16 => scaled_as!(bf16, bf16::from_f64),
         _ => return Err("the weight is not floating-point".into()),
     };
     Tensor::from_raw(tensor.element(), tensor.shape(), raw?.into()).map_err(|error| error.to_string().into())
 }
 
 /// Sums that are added up side by side, as one would wait for the other.
-const LANES: usize = 4;
+const LANES: usize = 8;
 
 /// Σ aᵢ·bᵢ
 pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut sums = [0.0; LANES];
-    for (place, (a, b)) in a.iter().zip(b).enumerate() {
-        sums[place % LANES] += a * b;
-    }
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    widest(|| {
+        let mut add = |a: &[f64], b: &[f64]| {
+            sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += a * b);
+        };
+        a.iter().zip(b).for_each(|(a, b)| add(a, b));
+        add(a_rest, b_rest);
+    });
     sums.iter().sum()
 }
 
-/// The elements of runs, multiplied by the factor of each run and rounded to a type with this smallest normal number,
-/// largest number and distance of one from the next.
-///
-/// # Errors
-/// If an element is not finite, or the errors of rounding sum up to more than digits at their end.
-fn scaled_runs<const N: usize>(
-    raw: &[u8],
-    run: usize,
-    factors: &[f64],
-    decode: impl Fn([u8; N]) -> f64,
-    encode: impl Fn(f64) -> [u8; N],
-    [smallest, largest, epsilon]: [f64; 3],
-) -> Result<Vec<u8>, Miss> {
-    let elements = raw.as_chunks::<N>().0;
-    // Lines that are as long as all short runs together have a factor for each element.
-    let lines = run < SHORT;
-    let each: Vec<f64> = match lines {
-        true => repeated(factors, run),
-        false => Vec::new(),
-    };
-    let line = if lines { each.len() } else { run }.max(1);
-    let mut result: Vec<[u8; N]> = Vec::with_capacity(elements.len());
-    let mut is_normal = true;
-    for (elements, &factor) in elements.chunks(line).zip(factors.iter().cycle()) {
-        let start = result.len();
-        match lines {
-            true => result
-                .extend(elements.iter().zip(&each).map(|(&element, &own)| encode(decode(element) * own))),
-            false => result.extend(elements.iter().map(|&element| encode(decode(element) * factor))),
+/// Runs of elements of a floating-point type of so many bytes, each of which is multiplied by a factor.
+struct Runs<D, E, N> {
+    decode: D,
+    /// Rounds to the type.
+    encode: E,
+    /// Whether a number keeps its digits: it is finite, and not so small that it loses some.
+    is_normal: N,
+    /// Distance of one from the next number of the type.
+    epsilon: f64,
+}
+
+impl<D, E, N> Runs<D, E, N> {
+    /// The elements, multiplied by the factor of each run and rounded.
+    ///
+    /// # Errors
+    /// If an element is not finite, or the errors of rounding sum up to more than digits at their end.
+    #[inline(always)]
+    fn scaled<const BYTES: usize>(&self, raw: &[u8], run: usize, factors: &[f64]) -> Result<Vec<u8>, Miss>
+    where
+        D: Fn([u8; BYTES]) -> f64,
+        E: Fn(f64) -> [u8; BYTES],
+        N: Fn([u8; BYTES]) -> bool,
+    {
+        let Self { decode, encode, is_normal, epsilon } = self;
+        let elements = raw.as_chunks::<BYTES>().0;
+        // Lines that are as long as all short runs together have a factor for each element.
+        let lines = run < SHORT;
+        let each: Vec<f64> = match lines {
+            true => repeated(factors, run),
+            false => Vec::new(),
+        };
+        let line = if lines { each.len() } else { run }.max(1);
+        let mut result: Vec<[u8; BYTES]> = Vec::with_capacity(elements.len());
+        let mut keeps_digits = true;
+        for (elements, &factor) in elements.chunks(line).zip(factors.iter().cycle()) {
+            let start = result.len();
+            match lines {
+                true => result
+                    .extend(elements.iter().zip(&each).map(|(&element, &own)| encode(decode(element) * own))),
+                false => result.extend(elements.iter().map(|&element| encode(decode(element) * factor))),
+            }
+            keeps_digits &= elements.iter().zip(&result[start..]).fold(true, |all, (&element, &rounded)| {
+                let is_zero = (decode(element) == 0.0) & (decode(rounded) == 0.0);
+                all & (is_normal(rounded) | is_zero)
+            });
         }
-        is_normal &= elements.iter().zip(&result[start..]).fold(true, |all, (&element, &rounded)| {
-            let size = decode(rounded).abs();
-            all & (size <= largest) & ((size >= smallest) | (decode(element) == 0.0))
-        });
-    }
-    // Normal numbers keep their digits. Others are rare, and few of them do no harm.
-    if !is_normal {
-        let factor =
-            |place: usize| if lines { each[place % line] } else { factors[place / line % factors.len()] };
-        let (mut total, mut lost) = (0.0, 0.0);
-        for (place, (&element, &rounded)) in elements.iter().zip(&result).enumerate() {
-            let exact = decode(element) * factor(place);
-            total += exact.abs();
-            lost += (exact - decode(rounded)).abs();
+        // Normal numbers keep their digits. Others are rare, and few of them do no harm.
+        if !keeps_digits {
+            let factor =
+                |place: usize| if lines { each[place % line] } else { factors[place / line % factors.len()] };
+            let (mut total, mut lost) = (0.0, 0.0);
+            for (place, (&element, &rounded)) in elements.iter().zip(&result).enumerate() {
+                let exact = decode(element) * factor(place);
+                total += exact.abs();
+                lost += (exact - decode(rounded)).abs();
+            }
+            ensure(f64::is_finite(total + lost), "a folded weight would leave the range of its type")?;
+            ensure(lost <= epsilon * total, "the folded weights would lose digits")?;
         }
-        ensure(f64::is_finite(total + lost), "a folded weight would leave the range of its type")?;
-        ensure(lost <= epsilon * total, "the folded weights would lose digits")?;
+        Ok(result.into_flattened())
     }
-    Ok(result.into_flattened())
 }
 
 /// Elements of a run that is too short for a loop of its own.
