@@ -1,15 +1,18 @@
 //! Work that threads share.
 
 use std::num::NonZero;
+use std::sync::LazyLock;
 use std::thread;
+
+/// How many threads run at once. The system is asked once: the answer comes from several of its files.
+static THREADS: LazyLock<usize> = LazyLock::new(|| thread::available_parallelism().map_or(1, NonZero::get));
 
 /// What `work` makes of each number below `count`, in order, on as many threads as there are processors.
 ///
 /// # Panics
 /// As `work` does.
 pub fn side_by_side<T: Send>(count: usize, work: &(dyn Fn(usize) -> T + Sync)) -> Vec<T> {
-    let threads = thread::available_parallelism().map_or(1, NonZero::get);
-    let part = count.div_ceil(threads).max(1);
+    let part = count.div_ceil(*THREADS).max(1);
     thread::scope(|scope| {
         let parts = (0..count).step_by(part).map(|start| start..count.min(start + part));
         let threads: Vec<_> =
@@ -17,6 +20,30 @@ pub fn side_by_side<T: Send>(count: usize, work: &(dyn Fn(usize) -> T + Sync)) -
         let results = threads.into_iter().map(thread::ScopedJoinHandle::join);
         results.flat_map(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     })
+}
+
+/// Calls `work` with each row of `length` elements and its number, on as many threads as there are processors, of which
+/// this one is the first. Where `work` allocates nothing, neither do they.
+///
+/// # Panics
+/// As `work` does, and without a length.
+pub fn rows_side_by_side<T: Send>(
+    elements: &mut [T],
+    length: usize,
+    work: &(dyn Fn(usize, &mut [T]) + Sync),
+) {
+    let part = (elements.len() / length).div_ceil(*THREADS).max(1);
+    let rows = |(place, rows): (usize, &mut [T])| {
+        rows.chunks_exact_mut(length)
+            .enumerate()
+            .for_each(|(row, elements)| work(place * part + row, elements));
+    };
+    thread::scope(|scope| {
+        let mut parts = elements.chunks_mut(part * length).enumerate();
+        let first = parts.next();
+        parts.for_each(|part| drop(scope.spawn(move || rows(part))));
+        first.into_iter().for_each(rows);
+    });
 }
 
 #[cfg(test)]
@@ -28,6 +55,17 @@ mod tests {
         for count in [0, 1, 2, 100] {
             let found = side_by_side(count, &|place| place * place);
             assert!(found.into_iter().eq((0..count).map(|place| place * place)), "{count}");
+        }
+    }
+
+    #[test]
+    fn rows_know_their_number() {
+        for count in [0, 1, 2, 7, 100] {
+            let mut elements = vec![0; 3 * count];
+            rows_side_by_side(&mut elements, 3, &|row, elements| {
+                elements.iter_mut().enumerate().for_each(|(place, element)| *element = 3 * row + place);
+            });
+            assert!(elements.into_iter().eq(0..3 * count), "{count}");
         }
     }
 }

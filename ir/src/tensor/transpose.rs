@@ -100,9 +100,18 @@ fn by_blocks<const WIDTH: usize>(raw: &[u8], axes: &[Axis]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(operand.len());
     let result = &mut out.spare_capacity_mut()[..operand.len()];
     each_index(&outer, &mut |from, to| {
-        for top in (0..column.size).step_by(BLOCK) {
-            let height = BLOCK.min(column.size - top);
-            by_squares(&operand[from + top..], *row, height, &mut result[to + top * column.to..], column.to);
+        // Along the lines of the operand, whose next elements a processor fetches ahead.
+        for left in (0..row.size).step_by(BLOCK) {
+            let width = BLOCK.min(row.size - left);
+            for top in (0..column.size).step_by(BLOCK) {
+                let height = BLOCK.min(column.size - top);
+                let operand = &operand[from + top + left * row.from..];
+                let result = &mut result[to + top * column.to + left..];
+                match [width, height] {
+                    [BLOCK, BLOCK] => square(operand, row.from, result, column.to),
+                    _ => part(operand, row.from, result, column.to, width, height),
+                }
+            }
         }
     });
     // SAFETY: there are as many places as the axes have indices, which lead to one each, and all have been filled.
@@ -110,32 +119,33 @@ fn by_blocks<const WIDTH: usize>(raw: &[u8], axes: &[Axis]) -> Option<Vec<u8>> {
     Some(out.into_flattened())
 }
 
-/// Puts at most [`BLOCK`] columns of the operand in place as lines of the result that are `apart`.
-fn by_squares<const WIDTH: usize>(
-    operand: &[[u8; WIDTH]],
-    row: Axis,
+/// Puts lines of [`BLOCK`] elements of the operand, which are `from` apart, in place as columns of the result, whose
+/// lines are `to` apart.
+fn square<T: Copy>(operand: &[T], from: usize, result: &mut [MaybeUninit<T>], to: usize) {
+    // Lines that are far apart may displace each other from a cache: each of them is touched once.
+    let mut square = [[operand[0]; BLOCK]; BLOCK];
+    for (x, line) in square.iter_mut().enumerate() {
+        line.copy_from_slice(&operand[x * from..][..BLOCK]);
+    }
+    for y in 0..BLOCK {
+        let line: [_; BLOCK] = std::array::from_fn(|x| MaybeUninit::new(square[x][y]));
+        result[y * to..][..BLOCK].copy_from_slice(&line);
+    }
+}
+
+/// The same for lines of `height` elements, `width` of them. Apart from whole squares, whose sizes the compiler knows.
+#[inline(never)]
+fn part<T: Copy>(
+    operand: &[T],
+    from: usize,
+    result: &mut [MaybeUninit<T>],
+    to: usize,
+    width: usize,
     height: usize,
-    result: &mut [MaybeUninit<[u8; WIDTH]>],
-    apart: usize,
 ) {
-    for left in (0..row.size).step_by(BLOCK) {
-        let width = BLOCK.min(row.size - left);
-        // Lines that are far apart may displace each other from a cache: each of them is touched once.
-        let mut square = [[[0; WIDTH]; BLOCK]; BLOCK];
-        for (x, line) in square[..width].iter_mut().enumerate() {
-            let from = &operand[(left + x) * row.from..];
-            match height {
-                BLOCK => line.copy_from_slice(&from[..BLOCK]),
-                _ => line[..height].copy_from_slice(&from[..height]),
-            }
-        }
-        for y in 0..height {
-            let line: [_; BLOCK] = std::array::from_fn(|x| MaybeUninit::new(square[x][y]));
-            let to = &mut result[y * apart + left..];
-            match width {
-                BLOCK => to[..BLOCK].copy_from_slice(&line),
-                _ => to[..width].copy_from_slice(&line[..width]),
-            }
+    for y in 0..height {
+        for x in 0..width {
+            result[y * to + x].write(operand[x * from + y]);
         }
     }
 }

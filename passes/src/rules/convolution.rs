@@ -10,7 +10,7 @@ use super::weights::{
     Affine, Channels, bias_values, dot, each_row, numbers, own_weight, repeated, rounded, scaled,
 };
 use crate::rewrite::{Miss, Operand, Patch, Rewrite, Site, ensure, found};
-use crate::threads::side_by_side;
+use crate::threads::rows_side_by_side;
 use crate::widest::widest;
 
 rules! {
@@ -232,22 +232,22 @@ fn compose(site: &Site<'_>, y: ValueId) -> Rewrite {
     // Rows of one weight times numbers of the other: by output and place of the second kernel, and in a row by input
     // and place of the first. One of the kernels has one place.
     let row = inputs * first.places;
-    let sums = |index: usize| {
+    let of_row = |index: usize| {
         let (output, place) = (index / second.places, index % second.places);
-        let factors = w[output * inner * second.places..].iter().skip(place).step_by(second.places);
-        let factors: Vec<f64> = factors.take(inner).copied().collect();
-        let mut sums = vec![0.0; row];
-        widest(|| add_rows(&mut sums, &v, &factors));
-        sums
+        w[output * inner * second.places..].iter().skip(place).step_by(second.places).take(inner)
     };
-    let rows = elements / row.max(1);
-    let product: Vec<Vec<f64>> = match elements.saturating_mul(inner) < LONG_COMPOSITION {
-        true => (0..rows).map(sums).collect(),
-        false => side_by_side(rows, &sums),
+    let factors: Vec<f64> = (0..outputs * second.places).flat_map(of_row).copied().collect();
+    let sum = |index: usize, sums: &mut [f64]| {
+        widest(|| add_rows(sums, &v, &factors[index * inner..][..inner]));
     };
+    let mut product = vec![0.0; elements];
+    match elements.saturating_mul(inner) < LONG_COMPOSITION {
+        true => product.chunks_mut(row.max(1)).enumerate().for_each(|(index, row)| sum(index, row)),
+        false => rows_side_by_side(&mut product, row, &sum),
+    }
     let ordered = (0..elements).map(|index| {
         let (output, rest) = (index / (row * second.places), index % (row * second.places));
-        product[output * second.places + rest % second.places][rest / second.places]
+        product[(output * second.places + rest % second.places) * row + rest / second.places]
     });
     let element = element(graph, second.weight)?;
     let mut patch = Patch::new();
