@@ -14,6 +14,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::evaluate::BuiltIn;
 use crate::pass::{FoldBudget, Pass, PassContext, for_each_graph};
 use crate::rewrite::{ErrorClass, Statistics};
+use crate::threads::side_by_side;
 
 /// Computes nodes whose operands are all constants.
 pub struct FoldConstants {
@@ -25,6 +26,9 @@ pub struct FoldConstants {
 /// account, since they change from run to run.
 const NODE_BYTES: usize = 40;
 const CONSTANT_BYTES: usize = 24;
+
+/// Bytes of a result that takes longer to compute than to hand to another thread.
+const LARGE: usize = 1 << 16;
 
 /// A fold is followed so far upstream to see what it frees.
 const MAX_FREED: usize = 1000;
@@ -117,9 +121,11 @@ impl Pass for FoldConstants {
                 graph,
                 engine: context.const_eval,
                 budget: &mut budget,
+                ahead: FxHashMap::default(),
                 computed: FxHashMap::default(),
                 failed: FxHashSet::default(),
             };
+            folder.compute_ahead(&constant);
             let folded = folder.fold_all(&constant);
             if folded > 0 {
                 *statistics.fired.entry("fold_constants").or_default() += folded;
@@ -176,6 +182,8 @@ struct Folder<'a, 'b> {
     places: FxHashMap<NodeId, usize>,
     engine: Option<&'b dyn ConstEval>,
     budget: &'a mut FoldBudget,
+    /// Results of nodes that will be folded, computed before their turn.
+    ahead: FxHashMap<NodeId, Vec<Option<Tensor>>>,
     /// Results of nodes that stay for now, since others were folded through them.
     computed: FxHashMap<ValueId, Arc<Tensor>>,
     /// Nodes that no evaluator can run.
@@ -183,6 +191,35 @@ struct Folder<'a, 'b> {
 }
 
 impl Folder<'_, '_> {
+    /// Computes large results of nodes that only wait for their turn, on all processors.
+    fn compute_ahead(&mut self, constant: &[NodeId]) {
+        let mut left = self.budget.bytes;
+        let waits = |&id: &NodeId| {
+            let node = self.graph.node(id);
+            let bytes = node.output(0).and_then(|value| predicted_bytes(self.graph, value)).unwrap_or(0);
+            let is_large = bytes >= LARGE && node.outputs().len() == 1;
+            let waits = is_large
+                && node.operands().all(|operand| self.graph.constant(operand).is_some())
+                && bytes + CONSTANT_BYTES <= freed(self.graph, &[id])
+                && bytes <= left;
+            left -= if waits { bytes } else { 0 };
+            waits
+        };
+        let waiting: Vec<NodeId> = constant.iter().copied().filter(waits).collect();
+        if waiting.len() < 2 {
+            return;
+        }
+        let graph: &Graph = self.graph;
+        let results = side_by_side(waiting.len(), &|place| {
+            let node = graph.node(waiting[place]);
+            let tensor = |value: &Option<ValueId>| value.and_then(|value| graph.constant(value)).cloned();
+            let inputs: Vec<Option<Arc<Tensor>>> = node.inputs().iter().map(tensor).collect();
+            BuiltIn.evaluate(graph.context(), node, &inputs).ok()
+        });
+        self.ahead =
+            waiting.iter().copied().zip(results).filter_map(|(id, result)| Some((id, result?))).collect();
+    }
+
     /// Folds what it may of these nodes and tells how many folds that were.
     fn fold_all(&mut self, constant: &[NodeId]) -> usize {
         let mut folded = constant.iter().rev().filter(|&&node| self.fold(&[node])).count();
@@ -311,7 +348,8 @@ impl Folder<'_, '_> {
         (self.budget.bytes, self.budget.operations) = left;
 
         let evaluate = |engine: &dyn ConstEval| engine.evaluate(self.graph.context(), node, &inputs).ok();
-        let outputs = evaluate(&BuiltIn).or_else(|| evaluate(self.engine?))?;
+        let ahead = self.ahead.remove(&id);
+        let outputs = ahead.or_else(|| evaluate(&BuiltIn)).or_else(|| evaluate(self.engine?))?;
         let mut tensors = Vec::with_capacity(outputs.len());
         for (index, value) in node.outputs().iter().enumerate() {
             let Some(value) = *value else { continue };
@@ -486,6 +524,24 @@ mod tests {
             added(&mut f, wide);
             assert_eq!(fold(&mut f), ["Expand", "Add"]);
         }
+    }
+
+    #[test]
+    fn large_weights_that_are_computed_ahead_come_where_they_belong() {
+        let mut f = Fixture::new(17);
+        let weights = [f.weights(&[130, 140]), f.weights(&[150, 130]), f.weights(&[131, 150])];
+        let expected = weights.map(|weight| f.graph.constant(weight).unwrap().transposed(&[1, 0]).unwrap());
+        let turned = weights.map(|weight| turned(&mut f, weight));
+        let mut y = f.input("x", &[1, 140]);
+        for weight in turned {
+            y = f.op("MatMul", &[y, weight]);
+        }
+        f.output("y", y);
+        assert_eq!(fold(&mut f), ["MatMul"; 3]);
+        let weight = |(_, node): (NodeId, &Node)| f.graph.constant(node.input(1).unwrap()).unwrap();
+        let found: Vec<_> = f.graph.nodes().map(weight).collect();
+        assert!(found.iter().all(|weight| expected.contains(weight)));
+        assert_eq!(found.iter().map(|weight| weight.shape()[0]).sum::<usize>(), 140 + 130 + 150);
     }
 
     #[test]

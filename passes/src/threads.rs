@@ -7,18 +7,22 @@ use std::thread;
 /// How many threads run at once. The system is asked once: the answer comes from several of its files.
 static THREADS: LazyLock<usize> = LazyLock::new(|| thread::available_parallelism().map_or(1, NonZero::get));
 
-/// What `work` makes of each number below `count`, in order, on as many threads as there are processors.
+/// What `work` makes of each number below `count`, in order, on as many threads as there are processors, of which this
+/// one is the first.
 ///
 /// # Panics
 /// As `work` does.
 pub fn side_by_side<T: Send>(count: usize, work: &(dyn Fn(usize) -> T + Sync)) -> Vec<T> {
     let part = count.div_ceil(*THREADS).max(1);
+    let results = |start: usize| (start..count.min(start + part)).map(work).collect::<Vec<T>>();
     thread::scope(|scope| {
-        let parts = (0..count).step_by(part).map(|start| start..count.min(start + part));
         let threads: Vec<_> =
-            parts.map(|part| scope.spawn(move || part.map(work).collect::<Vec<T>>())).collect();
-        let results = threads.into_iter().map(thread::ScopedJoinHandle::join);
-        results.flat_map(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+            (part..count).step_by(part).map(|start| scope.spawn(move || results(start))).collect();
+        let mut all = results(0);
+        for thread in threads {
+            all.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        all
     })
 }
 
