@@ -78,6 +78,7 @@ pub fn write_file(
         }
         if !target.is_file() {
             let file = File::options().write(true).open(path).map_err(|error| fail(error.into()))?;
+            length(&model).map_err(fail)?;
             let bytes = stream(&model, file).map_err(fail)?;
             return Ok(WriteReport { bytes, external_bytes: 0 });
         }
@@ -92,7 +93,7 @@ pub fn write_file(
         None => (None, 0),
     };
     let file = temporary_file_in(folder).map_err(|error| fail(error.into()))?;
-    reserve(file.as_file(), model.encoded_len() as u64).map_err(|error| fail(error.into()))?;
+    reserve(file.as_file(), length(&model).map_err(fail)?).map_err(|error| fail(error.into()))?;
     let bytes = stream(&model, file.as_file()).map_err(fail)?;
     let data = data.map(Pending::publish).transpose()?;
     Pending { file, path: target.clone() }.publish()?.keep();
@@ -107,6 +108,7 @@ pub fn write_file(
 /// # Errors
 /// If the stream refuses, or the model is too large for readers.
 pub fn write_stream(model: &ModelProto, writer: &mut dyn Write) -> Result<u64, WriteError> {
+    length(model)?;
     Ok(stream(model, writer)?)
 }
 
@@ -116,13 +118,17 @@ pub fn encode(model: &ModelProto) -> Bytes {
     model.encode_to_vec().into()
 }
 
-fn stream(model: &ModelProto, writer: impl Write) -> Result<u64, WriteErrorKind> {
+/// How many bytes `model` takes, which are as many as readers take.
+fn length(model: &ModelProto) -> Result<u64, WriteErrorKind> {
     let length = model.encoded_len() as u64;
-    if length > MESSAGE_LIMIT {
-        return Err(WriteErrorKind::TooLarge(length));
-    }
+    if length > MESSAGE_LIMIT { Err(WriteErrorKind::TooLarge(length)) } else { Ok(length) }
+}
+
+/// Writes a model whose length has been looked at.
+fn stream(model: &ModelProto, writer: impl Write) -> Result<u64, WriteErrorKind> {
     let mut sink = Sink::new(writer);
-    model.encode(&mut sink).map_err(|_| WriteErrorKind::TooLarge(length))?;
+    // The sink takes any number of bytes.
+    model.encode(&mut sink).map_err(io::Error::other)?;
     Ok(sink.finish()?)
 }
 
