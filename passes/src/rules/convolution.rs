@@ -236,7 +236,14 @@ fn compose(site: &Site<'_>, y: ValueId) -> Rewrite {
         let (output, place) = (index / second.places, index % second.places);
         w[output * inner * second.places..].iter().skip(place).step_by(second.places).take(inner)
     };
-    let factors: Vec<f64> = (0..outputs * second.places).flat_map(of_row).copied().collect();
+    let turned: Vec<f64>;
+    let factors = match second.places {
+        1 => &w,
+        _ => {
+            turned = (0..outputs * second.places).flat_map(of_row).copied().collect();
+            &turned
+        }
+    };
     let sum = |index: usize, sums: &mut [f64]| {
         widest(|| add_rows(sums, &v, &factors[index * inner..][..inner]));
     };
@@ -251,7 +258,11 @@ fn compose(site: &Site<'_>, y: ValueId) -> Rewrite {
     });
     let element = element(graph, second.weight)?;
     let mut patch = Patch::new();
-    let weight = patch.constant(rounded(element, &shape, ordered)?);
+    let weight = match second.places {
+        1 => rounded(element, &shape, product.iter().copied()),
+        _ => rounded(element, &shape, ordered),
+    };
+    let weight = patch.constant(weight?);
     let bias = if first.bias.is_some() || second.bias.is_some() {
         let inner_bias = bias_values(graph, first.bias, first.outputs)?;
         ensure(
