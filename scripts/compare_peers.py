@@ -26,6 +26,7 @@ import os
 import pathlib
 import re
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -83,7 +84,7 @@ def timed(command: list[str], log: pathlib.Path, timeout: float) -> dict:
 
     def kill() -> None:
         late.set()
-        process.kill()
+        os.kill(process.pid, signal.SIGKILL)
 
     timer = threading.Timer(timeout, kill)
     with log.open("w") as said:

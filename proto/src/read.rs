@@ -106,7 +106,7 @@ fn populate_beside(map: &Arc<Mmap>) {
             }
         }
     };
-    // The pages are not needed for what comes next.
+    // Nobody waits for it, and a map is whole without.
     let _ = std::thread::Builder::new().spawn(populate);
 }
 
