@@ -19,6 +19,7 @@ pub mod inline_if;
 pub mod layout;
 pub mod lift_constants;
 pub mod macs;
+mod matrix;
 pub mod measure;
 pub mod opset;
 pub mod pass;
@@ -33,7 +34,6 @@ pub mod target;
 pub mod testing;
 pub mod threads;
 pub mod unroll_loop;
-mod widest;
 
 pub use pass::{FoldBudget, Pass, PassContext, PassError, PassManager, PassReport};
 pub use pipeline::pipeline;

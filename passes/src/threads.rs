@@ -26,8 +26,8 @@ pub fn side_by_side<T: Send>(count: usize, work: &(dyn Fn(usize) -> T + Sync)) -
     })
 }
 
-/// Calls `work` with each row of `length` elements and its number, on as many threads as there are processors, of which
-/// this one is the first. Where `work` allocates nothing, neither do they.
+/// Calls `work` with each row of `length` elements, the last of which may be shorter, and its number, on as many threads
+/// as there are processors, of which this one is the first. Where `work` allocates nothing, neither do they.
 ///
 /// # Panics
 /// As `work` does, and without a length.
@@ -36,11 +36,9 @@ pub fn rows_side_by_side<T: Send>(
     length: usize,
     work: &(dyn Fn(usize, &mut [T]) + Sync),
 ) {
-    let part = (elements.len() / length).div_ceil(*THREADS).max(1);
+    let part = elements.len().div_ceil(length).div_ceil(*THREADS).max(1);
     let rows = |(place, rows): (usize, &mut [T])| {
-        rows.chunks_exact_mut(length)
-            .enumerate()
-            .for_each(|(row, elements)| work(place * part + row, elements));
+        rows.chunks_mut(length).enumerate().for_each(|(row, elements)| work(place * part + row, elements));
     };
     thread::scope(|scope| {
         let mut parts = elements.chunks_mut(part * length).enumerate();
@@ -64,12 +62,12 @@ mod tests {
 
     #[test]
     fn rows_know_their_number() {
-        for count in [0, 1, 2, 7, 100] {
-            let mut elements = vec![0; 3 * count];
+        for count in [0, 1, 2, 3, 7, 21, 100] {
+            let mut elements = vec![0; count];
             rows_side_by_side(&mut elements, 3, &|row, elements| {
                 elements.iter_mut().enumerate().for_each(|(place, element)| *element = 3 * row + place);
             });
-            assert!(elements.into_iter().eq(0..3 * count), "{count}");
+            assert!(elements.into_iter().eq(0..count), "{count}");
         }
     }
 }

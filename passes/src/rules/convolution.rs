@@ -9,9 +9,8 @@ use super::facts::element;
 use super::weights::{
     Affine, Channels, bias_values, dot, each_row, numbers, own_weight, repeated, rounded, scaled,
 };
+use crate::matrix::{MAX_PRODUCT, product};
 use crate::rewrite::{Miss, Operand, Patch, Rewrite, Site, ensure, found};
-use crate::threads::rows_side_by_side;
-use crate::widest::widest;
 
 rules! {
     /// BatchNormalization(Conv(x, W, b)) = Conv(x, s·W, s·b + t), and the same of ConvTranspose.
@@ -206,11 +205,6 @@ fn take_in_before(site: &Site<'_>, x: ValueId, y: ValueId) -> Rewrite {
     crate::rewrite::language::finish(site, patch, new)
 }
 
-/// Multiply-accumulates that composing two weights may take: a fraction of a second.
-const MAX_COMPOSITION: usize = 1 << 28;
-/// Those that take longer than it takes to start threads.
-const LONG_COMPOSITION: usize = 1 << 20;
-
 /// The operand `y` of the convolution at the root is a convolution: one for both.
 fn compose(site: &Site<'_>, y: ValueId) -> Rewrite {
     let graph = site.graph;
@@ -226,7 +220,7 @@ fn compose(site: &Site<'_>, y: ValueId) -> Rewrite {
     let elements = elements.ok_or("the sizes are out of range")?;
     let (v, w) = (own_weight(graph, first.weight)?, own_weight(graph, second.weight)?);
     ensure(elements <= v.len() + w.len(), "the weights would grow")?;
-    ensure(elements.saturating_mul(inner) <= MAX_COMPOSITION, "composing the weights takes too long")?;
+    ensure(elements.saturating_mul(inner) <= MAX_PRODUCT, "composing the weights takes too long")?;
 
     let (v, w) = (numbers(v)?, numbers(w)?);
     // Rows of one weight times numbers of the other: by output and place of the second kernel, and in a row by input
@@ -236,22 +230,13 @@ fn compose(site: &Site<'_>, y: ValueId) -> Rewrite {
         let (output, place) = (index / second.places, index % second.places);
         w[output * inner * second.places..].iter().skip(place).step_by(second.places).take(inner)
     };
-    let turned: Vec<f64>;
-    let factors = match second.places {
-        1 => &w,
+    let product = match second.places {
+        1 => product(&w, &v, [outputs, inner, row]),
         _ => {
-            turned = (0..outputs * second.places).flat_map(of_row).copied().collect();
-            &turned
+            let turned: Vec<f64> = (0..outputs * second.places).flat_map(of_row).copied().collect();
+            product(&turned, &v, [outputs * second.places, inner, row])
         }
     };
-    let sum = |index: usize, sums: &mut [f64]| {
-        widest(|| add_rows(sums, &v, &factors[index * inner..][..inner]));
-    };
-    let mut product = vec![0.0; elements];
-    match elements.saturating_mul(inner) < LONG_COMPOSITION {
-        true => product.chunks_mut(row.max(1)).enumerate().for_each(|(index, row)| sum(index, row)),
-        false => rows_side_by_side(&mut product, row, &sum),
-    }
     let ordered = (0..elements).map(|index| {
         let (output, rest) = (index / (row * second.places), index % (row * second.places));
         product[(output * second.places + rest % second.places) * row + rest / second.places]
@@ -279,25 +264,6 @@ fn compose(site: &Site<'_>, y: ValueId) -> Rewrite {
     };
     let new = patch.node("Conv", [node.input(0).into(), weight, bias], attributes);
     crate::rewrite::language::finish(site, patch, new)
-}
-
-/// Adds rows of the length of `sums`, each multiplied by its factor.
-#[inline(always)]
-fn add_rows(sums: &mut [f64], rows: &[f64], factors: &[f64]) {
-    let length = sums.len();
-    let (fours, rest) = factors.as_chunks::<4>();
-    // The sums are loaded and stored once for four rows.
-    for (rows, [a, b, c, d]) in rows.chunks_exact(4 * length).zip(fours) {
-        let (first, second) = rows.split_at(2 * length);
-        let (first, second) = (first.split_at(length), second.split_at(length));
-        let terms = first.0.iter().zip(first.1).zip(second.0.iter().zip(second.1));
-        for (sum, ((w, x), (y, z))) in sums.iter_mut().zip(terms) {
-            *sum += a * w + b * x + c * y + d * z;
-        }
-    }
-    for (row, factor) in rows[4 * length * fours.len()..].chunks_exact(length).zip(rest) {
-        sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += factor * value);
-    }
 }
 
 /// Attributes and shape of the weight of the composition.

@@ -6,6 +6,7 @@ use onnx_opt_ir::{Attributes, ElementType, Graph, Node, ValueId};
 use super::facts::element;
 use super::idiom::known_as_part;
 use super::weights::{Affine, Channels, channel_values, numbers, own_weight, rounded, scaled};
+use crate::matrix::{MAX_PRODUCT, product};
 use crate::rewrite::language::finish;
 use crate::rewrite::{Miss, Operand, Patch, Rewrite, Site, ensure, found};
 
@@ -255,9 +256,6 @@ fn take_in_before(site: &Site<'_>, x: ValueId, y: ValueId) -> Rewrite {
     finish(site, patch, new)
 }
 
-/// Multiply-accumulates that composing two weights may take: a fraction of a second.
-const MAX_COMPOSITION: usize = 1 << 28;
-
 /// The operand `y` of the product at the root is a product: one for both.
 fn compose(site: &Site<'_>, y: ValueId) -> Rewrite {
     let graph = site.graph;
@@ -270,7 +268,7 @@ fn compose(site: &Site<'_>, y: ValueId) -> Rewrite {
     let (v, w) = (own_weight(graph, first.weight)?, own_weight(graph, second.weight)?);
     let elements = rows.checked_mul(columns).ok_or("the sizes are out of range")?;
     ensure(elements <= v.len() + w.len(), "the weights would grow")?;
-    ensure(elements.saturating_mul(inner) <= MAX_COMPOSITION, "composing the weights takes too long")?;
+    ensure(elements.saturating_mul(inner) <= MAX_PRODUCT, "composing the weights takes too long")?;
 
     // Row-major, without the factors of Gemm.
     let matrix = |linear: &Linear<'_>, tensor| -> Result<Vec<f64>, Miss> {
@@ -282,25 +280,20 @@ fn compose(site: &Site<'_>, y: ValueId) -> Rewrite {
         Ok(matrix)
     };
     let (v, w) = (matrix(&first, v)?, matrix(&second, w)?);
-    let times_w = |row: &[f64], result: &mut [f64]| {
-        for (factor, values) in row.iter().zip(w.chunks_exact(columns.max(1))) {
-            result.iter_mut().zip(values).for_each(|(sum, value)| *sum += factor * value);
-        }
-    };
-    let mut product = vec![0.0; elements];
-    for (row, result) in v.chunks_exact(inner.max(1)).zip(product.chunks_exact_mut(columns.max(1))) {
-        times_w(row, result);
-    }
     let element = element(graph, second.weight)?;
     let mut patch = Patch::new();
-    let weight = patch.constant(rounded(element, &[rows, columns], product.into_iter())?);
+    let weight = patch.constant(rounded(
+        element,
+        &[rows, columns],
+        product(&v, &w, [rows, inner, columns]).into_iter(),
+    )?);
     if !first.is_gemm() && !second.is_gemm() {
         let new = patch.node("MatMul", [first.x.into(), weight], Attributes::new());
         return finish(site, patch, new);
     }
-    let mut bias = second.bias()?;
-    times_w(&first.bias()?, &mut bias);
-    let bias = patch.constant(rounded(element, &[columns], bias.into_iter())?);
+    let through = product(&first.bias()?, &w, [1, inner, columns]);
+    let bias = second.bias()?.into_iter().zip(through).map(|(own, through)| own + through);
+    let bias = patch.constant(rounded(element, &[columns], bias)?);
     let attributes = Attributes::from_pairs([("transA", i64::from(first.transposes_x()).into())]);
     let new = patch.node("Gemm", [first.x.into(), weight, bias], attributes);
     finish(site, patch, new)

@@ -4,13 +4,13 @@
 use std::sync::Arc;
 
 use half::{bf16, f16};
+use multiversion::multiversion;
 use onnx_opt_ir::graph::Producer;
 use onnx_opt_ir::tensor::element_count;
 use onnx_opt_ir::{ElementType, Graph, Node, Tensor, ValueId};
 
 use super::batch_normalization::BatchNormalization;
 use crate::rewrite::{Miss, ensure, found};
-use crate::widest::widest;
 
 /// The axis of a tensor that holds its channels.
 pub(super) struct Channels {
@@ -174,7 +174,7 @@ pub(super) fn bias_values(graph: &Graph, bias: Option<ValueId>, count: usize) ->
 /// For other types.
 pub(super) fn numbers(tensor: &Tensor) -> Result<Vec<f64>, Miss> {
     let mut all = Vec::with_capacity(tensor.len());
-    widest(|| decode(tensor.element(), tensor.raw(), &mut all))?;
+    decode(tensor.element(), tensor.raw(), &mut all)?;
     Ok(all)
 }
 
@@ -187,14 +187,14 @@ pub(super) fn each_row(tensor: &Tensor, length: usize, visit: &mut dyn FnMut(&[f
     let mut row = Vec::with_capacity(length);
     for raw in tensor.raw().chunks(bytes) {
         row.clear();
-        widest(|| decode(tensor.element(), raw, &mut row))?;
+        decode(tensor.element(), raw, &mut row)?;
         visit(&row);
     }
     Ok(())
 }
 
 /// Appends the numbers that these bytes are.
-#[inline(always)]
+#[multiversion(targets("x86_64+avx2"))]
 fn decode(element: ElementType, raw: &[u8], numbers: &mut Vec<f64>) -> Result<(), Miss> {
     match element {
         ElementType::Float => {
@@ -261,7 +261,7 @@ pub(super) fn scaled(tensor: &Tensor, run: usize, factors: &[f64]) -> Result<Ten
                 is_normal: |bytes| <$type>::from_le_bytes(bytes).is_normal(),
                 epsilon: <$type>::EPSILON.into(),
             };
-            widest(|| runs.scaled(raw, run, factors))
+            scaled_runs(&runs, raw, run, factors)
         }};
     }
     let raw = match tensor.element() {
@@ -278,16 +278,15 @@ pub(super) fn scaled(tensor: &Tensor, run: usize, factors: &[f64]) -> Result<Ten
 const LANES: usize = 8;
 
 /// Σ aᵢ·bᵢ
+#[multiversion(targets("x86_64+avx2"))]
 pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut sums = [0.0; LANES];
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    widest(|| {
-        let mut add = |a: &[f64], b: &[f64]| {
-            sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += a * b);
-        };
-        a.iter().zip(b).for_each(|(a, b)| add(a, b));
-        add(a_rest, b_rest);
-    });
+    let mut add = |a: &[f64], b: &[f64]| {
+        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += a * b);
+    };
+    a.iter().zip(b).for_each(|(a, b)| add(a, b));
+    add(a_rest, b_rest);
     sums.iter().sum()
 }
 
@@ -302,56 +301,59 @@ struct Runs<D, E, N> {
     epsilon: f64,
 }
 
-impl<D, E, N> Runs<D, E, N> {
-    /// The elements, multiplied by the factor of each run and rounded.
-    ///
-    /// # Errors
-    /// If an element is not finite, or the errors of rounding sum up to more than digits at their end.
-    #[inline(always)]
-    fn scaled<const BYTES: usize>(&self, raw: &[u8], run: usize, factors: &[f64]) -> Result<Vec<u8>, Miss>
-    where
-        D: Fn([u8; BYTES]) -> f64,
-        E: Fn(f64) -> [u8; BYTES],
-        N: Fn([u8; BYTES]) -> bool,
-    {
-        let Self { decode, encode, is_normal, epsilon } = self;
-        let elements = raw.as_chunks::<BYTES>().0;
-        // Lines that are as long as all short runs together have a factor for each element.
-        let lines = run < SHORT;
-        let each: Vec<f64> = match lines {
-            true => repeated(factors, run),
-            false => Vec::new(),
-        };
-        let line = if lines { each.len() } else { run }.max(1);
-        let mut result: Vec<[u8; BYTES]> = Vec::with_capacity(elements.len());
-        let mut keeps_digits = true;
-        for (elements, &factor) in elements.chunks(line).zip(factors.iter().cycle()) {
-            let start = result.len();
-            match lines {
-                true => result
-                    .extend(elements.iter().zip(&each).map(|(&element, &own)| encode(decode(element) * own))),
-                false => result.extend(elements.iter().map(|&element| encode(decode(element) * factor))),
-            }
-            keeps_digits &= elements.iter().zip(&result[start..]).fold(true, |all, (&element, &rounded)| {
-                let is_zero = (decode(element) == 0.0) & (decode(rounded) == 0.0);
-                all & (is_normal(rounded) | is_zero)
-            });
+/// The elements, multiplied by the factor of each run and rounded.
+///
+/// # Errors
+/// If an element is not finite, or the errors of rounding sum up to more than digits at their end.
+#[multiversion(targets("x86_64+avx2"))]
+fn scaled_runs<D, E, N, const BYTES: usize>(
+    runs: &Runs<D, E, N>,
+    raw: &[u8],
+    run: usize,
+    factors: &[f64],
+) -> Result<Vec<u8>, Miss>
+where
+    D: Fn([u8; BYTES]) -> f64,
+    E: Fn(f64) -> [u8; BYTES],
+    N: Fn([u8; BYTES]) -> bool,
+{
+    let Runs { decode, encode, is_normal, epsilon } = runs;
+    let elements = raw.as_chunks::<BYTES>().0;
+    // Lines that are as long as all short runs together have a factor for each element.
+    let lines = run < SHORT;
+    let each: Vec<f64> = match lines {
+        true => repeated(factors, run),
+        false => Vec::new(),
+    };
+    let line = if lines { each.len() } else { run }.max(1);
+    let mut result: Vec<[u8; BYTES]> = Vec::with_capacity(elements.len());
+    let mut keeps_digits = true;
+    for (elements, &factor) in elements.chunks(line).zip(factors.iter().cycle()) {
+        let start = result.len();
+        match lines {
+            true => result
+                .extend(elements.iter().zip(&each).map(|(&element, &own)| encode(decode(element) * own))),
+            false => result.extend(elements.iter().map(|&element| encode(decode(element) * factor))),
         }
-        // Normal numbers keep their digits. Others are rare, and few of them do no harm.
-        if !keeps_digits {
-            let factor =
-                |place: usize| if lines { each[place % line] } else { factors[place / line % factors.len()] };
-            let (mut total, mut lost) = (0.0, 0.0);
-            for (place, (&element, &rounded)) in elements.iter().zip(&result).enumerate() {
-                let exact = decode(element) * factor(place);
-                total += exact.abs();
-                lost += (exact - decode(rounded)).abs();
-            }
-            ensure(f64::is_finite(total + lost), "a folded weight would leave the range of its type")?;
-            ensure(lost <= epsilon * total, "the folded weights would lose digits")?;
-        }
-        Ok(result.into_flattened())
+        keeps_digits &= elements.iter().zip(&result[start..]).fold(true, |all, (&element, &rounded)| {
+            let is_zero = (decode(element) == 0.0) & (decode(rounded) == 0.0);
+            all & (is_normal(rounded) | is_zero)
+        });
     }
+    // Normal numbers keep their digits. Others are rare, and few of them do no harm.
+    if !keeps_digits {
+        let factor =
+            |place: usize| if lines { each[place % line] } else { factors[place / line % factors.len()] };
+        let (mut total, mut lost) = (0.0, 0.0);
+        for (place, (&element, &rounded)) in elements.iter().zip(&result).enumerate() {
+            let exact = decode(element) * factor(place);
+            total += exact.abs();
+            lost += (exact - decode(rounded)).abs();
+        }
+        ensure(f64::is_finite(total + lost), "a folded weight would leave the range of its type")?;
+        ensure(lost <= epsilon * total, "the folded weights would lose digits")?;
+    }
+    Ok(result.into_flattened())
 }
 
 /// Elements of a run that is too short for a loop of its own.
