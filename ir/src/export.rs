@@ -7,8 +7,9 @@ use onnx_opt_proto::{
 use rustc_hash::FxHashSet;
 
 use crate::attributes::{Attribute, AttributeValue};
-use crate::graph::{Form, Graph, Name, Node, Producer, ValueId};
+use crate::graph::{Constant, Form, Graph, Name, Node, Producer, Value, ValueId};
 use crate::model::Model;
+use crate::tensor::Tensor;
 use crate::types::Type;
 use crate::types_proto;
 
@@ -95,30 +96,26 @@ impl<'a> Exporter<'a> {
         let text_of = |value: ValueId| name_of(value).map(ToString::to_string).unwrap_or_default();
 
         let mut proto = graph.rest.clone();
+        let initializers = || graph.values().filter_map(|(id, value)| Some((id, initializer(value)?)));
+        proto.initializer.reserve_exact(initializers().count());
+        proto.initializer.extend(
+            initializers().map(|(id, tensor)| TensorProto { name: Some(text_of(id)), ..tensor.to_proto() }),
+        );
         let mut constants: Vec<(u32, NodeProto)> = Vec::new();
         for (id, value) in graph.values() {
-            match value.producer() {
-                Producer::Constant(constant) => match &constant.form {
-                    Form::Initializer => {
-                        let tensor = constant.tensor.to_proto();
-                        proto.initializer.push(TensorProto { name: Some(text_of(id)), ..tensor });
-                    }
-                    Form::Node { position, origin } => {
-                        let mut node = match origin {
-                            Some(origin) => (**origin).clone(),
-                            None => constant_node(constant.tensor.to_proto()),
-                        };
-                        node.output = vec![text_of(id)];
-                        constants.push((*position, node));
-                    }
-                },
-                Producer::Input { default: Some(tensor) } => {
-                    proto.initializer.push(TensorProto { name: Some(text_of(id)), ..tensor.to_proto() });
-                }
-                _ => {}
+            if let Producer::Constant(constant) = value.producer()
+                && let Form::Node { position, origin } = &constant.form
+            {
+                let mut node = match origin {
+                    Some(origin) => (**origin).clone(),
+                    None => constant_node(constant.tensor.to_proto()),
+                };
+                node.output = vec![text_of(id)];
+                constants.push((*position, node));
             }
         }
         constants.sort_by_key(|(position, _)| *position);
+        proto.node.reserve_exact(order.len() + constants.len());
 
         let mut constants = constants.into_iter().peekable();
         for node in order {
@@ -204,6 +201,15 @@ impl<'a> Exporter<'a> {
             _ => {}
         }
         proto
+    }
+}
+
+/// The tensor that a value has among the initializers of its graph.
+fn initializer(value: &Value) -> Option<&Tensor> {
+    match value.producer() {
+        Producer::Constant(Constant { tensor, form: Form::Initializer }) => Some(tensor),
+        Producer::Input { default } => default.as_deref(),
+        _ => None,
     }
 }
 

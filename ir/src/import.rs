@@ -97,7 +97,13 @@ pub fn import(document: Document) -> Result<Model, ImportError> {
     refuse_two_versions(&model)?;
     let context = context_of(&model, implied_imports(&model, &graph));
     let external = document.folder.map(ExternalData::new);
-    let mut importer = Importer { context, external, frames: Vec::new(), notes: Vec::new() };
+    let mut importer = Importer {
+        context,
+        external,
+        frames: Vec::new(),
+        operators: FxHashSet::default(),
+        notes: Vec::new(),
+    };
     let (mut graph, _) = importer.graph(graph, Vec::new())?;
     let mut notes = importer.notes;
     notes.extend(irregularities(&model, &graph));
@@ -116,8 +122,13 @@ pub fn import(document: Document) -> Result<Model, ImportError> {
 /// # Errors
 /// If it is not a legal graph.
 pub(crate) fn import_graph(proto: GraphProto, context: &Context) -> Result<Graph, ImportError> {
-    let mut importer =
-        Importer { context: context.clone(), external: None, frames: Vec::new(), notes: Vec::new() };
+    let mut importer = Importer {
+        context: context.clone(),
+        external: None,
+        frames: Vec::new(),
+        operators: FxHashSet::default(),
+        notes: Vec::new(),
+    };
     importer.graph(proto, Vec::new()).map(|(graph, _)| graph)
 }
 
@@ -151,8 +162,17 @@ struct Importer {
     external: Option<ExternalData>,
     /// The graphs under construction, outermost first.
     frames: Vec<Frame>,
+    /// Names of operators and domains met so far: each is kept once.
+    operators: FxHashSet<Name>,
     /// What is worth telling.
     notes: Vec<String>,
+}
+
+/// A node that stands in the graph without its operands.
+struct Pending {
+    node: NodeId,
+    inputs: Vec<String>,
+    attributes: Vec<AttributeProto>,
 }
 
 struct Frame {
@@ -181,17 +201,21 @@ impl Importer {
         let value_info = std::mem::take(&mut proto.value_info);
         let mut graph = Graph::new(self.context.clone());
         graph.rest = proto;
+        let results: usize = nodes.iter().map(|node| node.output.len()).sum();
+        let values = initializers.len() + inputs.len() + results;
+        let operands = nodes.iter().map(|node| node.input.len()).sum();
+        graph.reserve(nodes.len(), operands, values);
         self.frames.push(Frame {
             graph,
-            names: FxHashMap::default(),
+            names: FxHashMap::with_capacity_and_hasher(values, Default::default()),
             captures,
             captured: FxHashMap::default(),
         });
 
         self.constants_and_inputs(initializers, inputs)?;
         let pending = self.declare_nodes(nodes)?;
-        for (id, node) in pending {
-            self.connect(id, node)?;
+        for node in pending {
+            self.connect(node)?;
         }
         for declaration in outputs {
             let name = declaration.name().to_owned();
@@ -238,6 +262,17 @@ impl Importer {
         match self.top().names.insert(name.clone(), value) {
             None => Ok(()),
             Some(_) => Err(ImportError::DuplicateValue { value: name.to_string() }),
+        }
+    }
+
+    fn operator_name(&mut self, name: &str) -> Name {
+        match self.operators.get(name) {
+            Some(known) => known.clone(),
+            None => {
+                let name: Name = name.into();
+                self.operators.insert(name.clone());
+                name
+            }
         }
     }
 
@@ -302,7 +337,7 @@ impl Importer {
 
     /// Adds the nodes with their results, so that operands may be named in any order, and the `Constant` nodes as
     /// the values that they are.
-    fn declare_nodes(&mut self, nodes: Vec<NodeProto>) -> Result<Vec<(NodeId, NodeProto)>, ImportError> {
+    fn declare_nodes(&mut self, nodes: Vec<NodeProto>) -> Result<Vec<Pending>, ImportError> {
         let mut pending = Vec::with_capacity(nodes.len());
         for (position, mut proto) in nodes.into_iter().enumerate() {
             let position = position as u32;
@@ -326,10 +361,12 @@ impl Importer {
                 .into_iter()
                 .map(|name| if name.is_empty() { None } else { Some(name.into()) })
                 .collect();
+            let domain = proto.domain.take().map(|domain| self.operator_name(&domain));
+            let op_type = self.operator_name(&op_type);
             let node = Node::imported(
                 &self.context,
-                &op_type,
-                proto.domain.take().map(Into::into),
+                op_type,
+                domain,
                 proto.name.take().map(Into::into),
                 names.len(),
                 position,
@@ -343,28 +380,31 @@ impl Importer {
                     self.define(name, value)?;
                 }
             }
-            pending.push((id, proto));
+            pending.push(Pending { node: id, inputs: proto.input, attributes: proto.attribute });
         }
         Ok(pending)
     }
 
-    fn connect(&mut self, id: NodeId, proto: NodeProto) -> Result<(), ImportError> {
+    fn connect(&mut self, pending: Pending) -> Result<(), ImportError> {
         let mut inputs: SmallVec<[Option<ValueId>; 4]> = SmallVec::new();
-        for name in &proto.input {
+        for name in &pending.inputs {
             inputs.push(match name.as_str() {
                 "" => None,
                 name => Some(self.resolve(name).ok_or_else(|| ImportError::Dangling {
-                    user: format!("node `{}`", describe(&self.frames[self.frames.len() - 1].graph, id)),
+                    user: format!(
+                        "node `{}`",
+                        describe(&self.frames[self.frames.len() - 1].graph, pending.node)
+                    ),
                     value: name.to_owned(),
                 })?),
             });
         }
         let mut attributes = Attributes::new();
         let mut captures = Vec::new();
-        for attribute in proto.attribute {
+        for attribute in pending.attributes {
             attributes.push(self.attribute(attribute, &mut captures)?);
         }
-        self.top().graph.fill_node(id, &inputs, captures, attributes);
+        self.top().graph.fill_node(pending.node, &inputs, captures, attributes);
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use memmap2::{Mmap, MmapOptions};
 use prost::Message;
 
-use crate::{ModelProto, ReadError, ReadErrorKind, foreign, wire};
+use crate::{GraphProto, ModelProto, ReadError, ReadErrorKind, foreign, wire};
 
 /// A model as read.
 #[derive(Debug, Clone)]
@@ -117,7 +117,14 @@ fn decode(bytes: Bytes) -> Result<Document, ReadErrorKind> {
     if bytes.is_empty() {
         return Err(ReadErrorKind::Empty);
     }
-    let model = ModelProto::decode(bytes.clone()).map_err(|error| explain(error, &bytes))?;
+    // Room for the long lists at once: letting them grow would copy them again and again.
+    let room = |(nodes, initializers)| GraphProto {
+        node: Vec::with_capacity(nodes),
+        initializer: Vec::with_capacity(initializers),
+        ..GraphProto::default()
+    };
+    let mut model = ModelProto { graph: wire::graph_lengths(&bytes).map(room), ..ModelProto::default() };
+    model.merge(bytes.clone()).map_err(|error| explain(error, &bytes))?;
     let missing = match &model {
         ModelProto { graph: None, .. } => Some("graph"),
         ModelProto { ir_version: None, .. } => Some("ir_version"),
@@ -154,7 +161,7 @@ mod tests {
 
     use super::*;
     use crate::samples::{any_model, model, tensor};
-    use crate::{AttributeProto, GraphProto, NodeProto, TensorProto, encode};
+    use crate::{AttributeProto, NodeProto, TensorProto, encode};
 
     /// The message that a user would see.
     fn complaint(bytes: impl Into<Bytes>) -> String {
@@ -165,6 +172,8 @@ mod tests {
         #[test]
         fn reads_what_was_written(model in any_model()) {
             let bytes = encode(&model);
+            let lengths = model.graph.as_ref().map(|graph| (graph.node.len(), graph.initializer.len()));
+            prop_assert_eq!(wire::graph_lengths(&bytes), lengths);
             let document = read_bytes(bytes.clone()).unwrap();
             prop_assert_eq!(document.unknown_fields, 0);
             // Bytes, as NaN is not equal to itself.

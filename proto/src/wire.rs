@@ -98,6 +98,26 @@ fn unknown_in(mut bytes: &[u8], message: usize, depth: u32) -> u64 {
     unknown
 }
 
+/// How many nodes and initializers the graph of a serialized `ModelProto` has, as far as its bytes can be followed;
+/// `None` where there is no graph.
+pub(crate) fn graph_lengths(mut model: &[u8]) -> Option<(usize, usize)> {
+    const GRAPH: u32 = 7;
+    const NODE: u32 = 1;
+    const INITIALIZER: u32 = 5;
+    let mut lengths = None;
+    while let Ok(Field { number, wire, mut content }) = field(&mut model, DEPTH) {
+        if (number, wire) != (GRAPH, 2) {
+            continue;
+        }
+        let (nodes, initializers) = lengths.get_or_insert((0, 0));
+        while let Ok(inner) = field(&mut content, DEPTH) {
+            *nodes += usize::from(inner.number == NODE);
+            *initializers += usize::from(inner.number == INITIALIZER);
+        }
+    }
+    lengths
+}
+
 /// Whether the bytes are the beginning of a `ModelProto` and end inside one of its fields.
 pub(crate) fn truncation(mut bytes: &[u8]) -> Option<ReadErrorKind> {
     let expected = |number, wire| known(MODEL, number).is_some_and(|(known, _)| known == wire);

@@ -108,6 +108,13 @@ impl NewNode {
 }
 
 impl Graph {
+    /// Makes room for so many more nodes with so many operands in all, and so many more values.
+    pub(crate) fn reserve(&mut self, nodes: usize, operands: usize, values: usize) {
+        self.nodes.reserve_exact_nodes(nodes);
+        self.nodes.reserve_exact_edges(operands);
+        self.values.reserve_exact(values);
+    }
+
     pub(crate) fn add_value(&mut self, name: Option<Name>, producer: Producer, ty: Option<Type>) -> ValueId {
         let id = ValueId(self.values.len() as u32);
         self.values.push(Some(Value::new(name, producer, ty)));

@@ -80,7 +80,7 @@ impl Graph {
         {
             return Err(about("its producer does not name it"));
         }
-        for consumer in &value.consumers {
+        for consumer in value.consumers.iter() {
             let operand = self.get_node(consumer.node).and_then(|node| match consumer.slot {
                 Slot::Input(index) => node.input(index as usize),
                 Slot::Capture(index) => node.captures.get(index as usize).copied(),

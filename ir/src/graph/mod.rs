@@ -3,6 +3,7 @@
 //! Fields are private. Every edit goes through a method of [`edit`] that keeps edges, value table and use counts in
 //! step, and types are inferred where an edit reaches and nowhere else.
 
+mod consumers;
 mod context;
 mod declare;
 mod edit;
@@ -281,7 +282,7 @@ impl Graph {
     /// Uses of a value by nodes of this graph, by ascending node and slot. A body that reads it counts as a use of
     /// the body's owner.
     pub fn consumers(&self, value: ValueId) -> impl Iterator<Item = Consumer> {
-        self.get_value(value).into_iter().flat_map(|value| value.consumers.iter().copied())
+        self.get_value(value).into_iter().flat_map(|value| value.consumers.iter())
     }
 
     /// How often a value is used: by nodes, and as an output of the graph.

@@ -40,7 +40,7 @@ impl Node {
     /// A node as read, without operands yet.
     pub(crate) fn imported(
         context: &Context,
-        op_type: &str,
+        op_type: Name,
         domain: Option<Name>,
         name: Option<Name>,
         outputs: usize,
@@ -48,8 +48,8 @@ impl Node {
         extra: Option<Box<NodeExtra>>,
     ) -> Self {
         Self {
-            operator: resolve_operator(context, domain.as_deref().unwrap_or(""), op_type),
-            op_type: op_type.into(),
+            operator: resolve_operator(context, domain.as_deref().unwrap_or(""), &op_type),
+            op_type,
             domain,
             name,
             inputs: SmallVec::new(),

@@ -1,10 +1,10 @@
 //! Values: what flows along the edges.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use onnx_opt_proto::{NodeProto, SparseTensorProto};
 
+use super::consumers::Consumers;
 use super::{Name, NodeId};
 use crate::dim::Dim;
 use crate::tensor::Tensor;
@@ -106,7 +106,7 @@ pub struct Value {
     pub(super) producer: Producer,
     pub(super) ty: Option<Type>,
     pub(super) elements: Option<Arc<[Dim]>>,
-    pub(super) consumers: BTreeSet<Consumer>,
+    pub(super) consumers: Consumers,
     /// How many formal outputs of the graph it is.
     pub(super) outputs: u32,
 }
@@ -116,7 +116,7 @@ impl Value {
     pub const MAX_ELEMENTS: usize = 256;
 
     pub(super) fn new(name: Option<Name>, producer: Producer, ty: Option<Type>) -> Self {
-        Self { name, producer, ty, elements: None, consumers: BTreeSet::new(), outputs: 0 }
+        Self { name, producer, ty, elements: None, consumers: Consumers::new(), outputs: 0 }
     }
 
     /// Name in the file. Values that a rewrite made have none until export.

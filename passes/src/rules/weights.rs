@@ -361,7 +361,9 @@ const SHORT: usize = 32;
 
 /// Each number so many times.
 pub(super) fn repeated(numbers: &[f64], times: usize) -> Vec<f64> {
-    numbers.iter().flat_map(|&number| std::iter::repeat_n(number, times)).collect()
+    let mut all = Vec::with_capacity(numbers.len() * times);
+    numbers.iter().for_each(|&number| all.extend(std::iter::repeat_n(number, times)));
+    all
 }
 
 #[cfg(test)]
