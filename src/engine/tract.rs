@@ -3,6 +3,7 @@
 //! Three precautions: what it is known to get wrong is refused ([`known_errors`]), what it has no types for is
 //! computed by a kernel of ours or under another type of the same width, and its panics become errors.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -57,14 +58,15 @@ fn tract_failed(error: TractError) -> EngineError {
 
 /// Evaluates single nodes with tract.
 pub struct TractEval {
-    onnx: Onnx,
+    /// Its operators, registered when the first is asked for: most models need none.
+    onnx: OnceCell<Onnx>,
     model: pb::ModelProto,
 }
 
 impl TractEval {
     /// The folder; one serves any number of models.
     pub fn new() -> Self {
-        Self { onnx: tract_onnx::onnx(), model: pb::ModelProto::default() }
+        Self { onnx: OnceCell::new(), model: pb::ModelProto::default() }
     }
 
     fn run(
@@ -85,11 +87,11 @@ impl TractEval {
             message.input.pop();
         }
 
-        let builder =
-            self.onnx.op_register.0.get(node.op_type()).ok_or_else(|| unsupported(node.op_type()))?;
+        let onnx = self.onnx.get_or_init(tract_onnx::onnx);
+        let builder = onnx.op_register.0.get(node.op_type()).ok_or_else(|| unsupported(node.op_type()))?;
         let parsing = ParsingContext {
             onnx_operator_set_version: context.opset("").unwrap_or(0),
-            framework: &self.onnx,
+            framework: onnx,
             model: &self.model,
             parent_graphs: vec![],
             model_dir: None,

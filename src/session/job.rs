@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use onnx_opt_ir::{Graph, Model, check, export};
 use onnx_opt_passes::measure::Totals;
 use onnx_opt_passes::quantize::accuracy::LayerMoments;
-use onnx_opt_passes::{PassContext, PassError, PassManager, PassReport};
+use onnx_opt_passes::{FoldBudget, PassContext, PassError, PassManager, PassReport};
 use onnx_opt_proto::ModelProto;
 use prost::Message;
 
@@ -211,7 +211,7 @@ impl Job<'_> {
             target: if self.is_last { target.clone() } else { target.without_contrib() },
             explain: self.options.explain,
             const_eval: Some(&engine),
-            ..PassContext::default()
+            fold: FoldBudget::default(),
         };
         let reports = (self.pipeline)(self.options.level).run(model, &context, |report, model| {
             if self.options.print_after.as_deref() == Some(report.pass) {

@@ -298,6 +298,10 @@ impl Tensor {
         }
         let width = self.element.bits() / 8;
         let shape: SmallVec<[usize; 4]> = permutation.iter().map(|&axis| self.shape[axis]).collect();
+        // Where axes of size one alone change places, the elements stay where they are.
+        if permutation.iter().filter(|&&axis| self.shape[axis] != 1).is_sorted() {
+            return self.reshaped(&shape);
+        }
         let out = transpose::transpose(self.raw(), width, &self.shape, permutation)?;
         Self::from_raw(self.element, &shape, out.into()).ok()
     }

@@ -7,9 +7,9 @@ use onnx_opt_ir::{Attributes, Graph, Node, ValueId};
 
 use super::facts::element;
 use super::weights::{
-    Affine, Channels, bias_values, dot, each_row, numbers, own_weight, repeated, rounded, scaled,
+    Affine, Channels, bias_values, dot, each_row, own_weight, product, repeated, rounded, scaled,
 };
-use crate::matrix::{MAX_PRODUCT, product};
+use crate::matrix::MAX_PRODUCT;
 use crate::rewrite::{Miss, Operand, Patch, Rewrite, Site, ensure, found};
 
 rules! {
@@ -222,21 +222,28 @@ fn compose(site: &Site<'_>, y: ValueId) -> Rewrite {
     ensure(elements <= v.len() + w.len(), "the weights would grow")?;
     ensure(elements.saturating_mul(inner) <= MAX_PRODUCT, "composing the weights takes too long")?;
 
-    let (v, w) = (numbers(v)?, numbers(w)?);
+    let biases = if first.bias.is_some() || second.bias.is_some() {
+        let inner_bias = bias_values(graph, first.bias, first.outputs)?;
+        ensure(
+            second.is_unpadded() || inner_bias.iter().all(|&value| value == 0.0),
+            "the padding between the convolutions is not shifted",
+        )?;
+        let (mut values, mut output) = (bias_values(graph, second.bias, outputs)?, 0);
+        let inner_bias = repeated(&inner_bias, second.places);
+        each_row(w, inner_bias.len(), &mut |factors| {
+            values[output] += dot(factors, &inner_bias);
+            output += 1;
+        })?;
+        Some(values)
+    } else {
+        None
+    };
     // Rows of one weight times numbers of the other: by output and place of the second kernel, and in a row by input
     // and place of the first. One of the kernels has one place.
     let row = inputs * first.places;
-    let of_row = |index: usize| {
-        let (output, place) = (index / second.places, index % second.places);
-        w[output * inner * second.places..].iter().skip(place).step_by(second.places).take(inner)
-    };
-    let product = match second.places {
-        1 => product(&w, &v, [outputs, inner, row]),
-        _ => {
-            let turned: Vec<f64> = (0..outputs * second.places).flat_map(of_row).copied().collect();
-            product(&turned, &v, [outputs * second.places, inner, row])
-        }
-    };
+    let rows = outputs * second.places;
+    let by_place = w.reshaped(&[outputs, inner, second.places]).and_then(|w| w.transposed(&[0, 2, 1]));
+    let product = product(&found(by_place)?, v, [rows, inner, row])?;
     let ordered = (0..elements).map(|index| {
         let (output, rest) = (index / (row * second.places), index % (row * second.places));
         product[(output * second.places + rest % second.places) * row + rest / second.places]
@@ -248,19 +255,9 @@ fn compose(site: &Site<'_>, y: ValueId) -> Rewrite {
         _ => rounded(element, &shape, ordered),
     };
     let weight = patch.constant(weight?);
-    let bias = if first.bias.is_some() || second.bias.is_some() {
-        let inner_bias = bias_values(graph, first.bias, first.outputs)?;
-        ensure(
-            second.is_unpadded() || inner_bias.iter().all(|&value| value == 0.0),
-            "the padding between the convolutions is not shifted",
-        )?;
-        let mut values = bias_values(graph, second.bias, outputs)?;
-        for (index, factor) in w.iter().enumerate() {
-            values[index / (inner * second.places)] += factor * inner_bias[index / second.places % inner];
-        }
-        second.new_bias(&mut patch, values)?
-    } else {
-        Operand::Absent
+    let bias = match biases {
+        Some(values) => second.new_bias(&mut patch, values)?,
+        None => Operand::Absent,
     };
     let new = patch.node("Conv", [node.input(0).into(), weight, bias], attributes);
     crate::rewrite::language::finish(site, patch, new)

@@ -285,13 +285,13 @@ fn compose(site: &Site<'_>, y: ValueId) -> Rewrite {
     let weight = patch.constant(rounded(
         element,
         &[rows, columns],
-        product(&v, &w, [rows, inner, columns]).into_iter(),
+        product(&v, &w, |number| number, [rows, inner, columns]).into_iter(),
     )?);
     if !first.is_gemm() && !second.is_gemm() {
         let new = patch.node("MatMul", [first.x.into(), weight], Attributes::new());
         return finish(site, patch, new);
     }
-    let through = product(&first.bias()?, &w, [1, inner, columns]);
+    let through = product(&first.bias()?, &w, |number| number, [1, inner, columns]);
     let bias = second.bias()?.into_iter().zip(through).map(|(own, through)| own + through);
     let bias = patch.constant(rounded(element, &[columns], bias)?);
     let attributes = Attributes::from_pairs([("transA", i64::from(first.transposes_x()).into())]);

@@ -10,6 +10,7 @@ use onnx_opt_ir::tensor::element_count;
 use onnx_opt_ir::{ElementType, Graph, Node, Tensor, ValueId};
 
 use super::batch_normalization::BatchNormalization;
+use crate::matrix;
 use crate::rewrite::{Miss, ensure, found};
 
 /// The axis of a tensor that holds its channels.
@@ -272,6 +273,27 @@ pub(super) fn scaled(tensor: &Tensor, run: usize, factors: &[f64]) -> Result<Ten
         _ => return Err("the weight is not floating-point".into()),
     };
     Tensor::from_raw(tensor.element(), tensor.shape(), raw?.into()).map_err(|error| error.to_string().into())
+}
+
+/// The product of two row-major matrices of weights, of `[rows, inner]` and `[inner, columns]` elements, unrounded.
+///
+/// # Errors
+/// If the weights are not floating-point, or of two types.
+pub(super) fn product(left: &Tensor, right: &Tensor, sizes: [usize; 3]) -> Result<Vec<f64>, Miss> {
+    ensure(left.element() == right.element(), "the weights differ in type")?;
+    macro_rules! product_as {
+        ($type:ty) => {{
+            let number = |bytes| <$type>::from_le_bytes(bytes).into();
+            matrix::product(left.raw().as_chunks().0, right.raw().as_chunks().0, number, sizes)
+        }};
+    }
+    Ok(match left.element() {
+        ElementType::Float => product_as!(f32),
+        ElementType::Double => product_as!(f64),
+        ElementType::Float16 => product_as!(f16),
+        ElementType::Bfloat16 => product_as!(bf16),
+        _ => return Err("the weight is not floating-point".into()),
+    })
 }
 
 /// Sums that are added up side by side, as one would wait for the other.
