@@ -4,7 +4,7 @@
     nodes      Constant nodes not counted, bodies and model-local functions counted
     bytes      of the file and its external data
     seconds    of the whole process, start and imports included, best of --runs, or of all within a second: what takes
-               a few milliseconds needs more runs until one is not disturbed
+               a few milliseconds needs more runs until one is not disturbed; the tools take turns
     peak       most resident memory of the process, MB
     differ     largest difference from the original in onnxruntime relative to the range of an output, over all feeds,
                onnxruntime's own optimizations off and on; `!` where that is too much (the limit of check_models.py)
@@ -104,24 +104,33 @@ def timed(command: list[str], log: pathlib.Path, timeout: float) -> dict:
     return {"seconds": seconds, "peak": usage.ru_maxrss / 1024}
 
 
-def optimized(name: str, model: pathlib.Path, folder: pathlib.Path, options: argparse.Namespace) -> dict:
-    """What it costs one optimizer to optimize a model, best of several runs."""
-    out, best = folder / model.name, {}
+def optimized(model: pathlib.Path, folder: pathlib.Path, options: argparse.Namespace) -> dict[str, dict]:
+    """What it costs each optimizer to optimize a model, best of several runs. They take turns: a machine is not as fast
+    at all times."""
+    best: dict[str, dict] = {}
+    for _ in range(options.runs):
+        for name in options.tools:
+            end = time.perf_counter() + LEAST / options.runs
+            entry = best.get(name, {})
+            while "error" not in entry:
+                run = optimized_once(name, model, folder / name, options)
+                entry = run if "error" in run else {key: min(run[key], entry.get(key, run[key])) for key in run}
+                if time.perf_counter() >= end:
+                    break
+            best[name] = entry
+    return best
+
+
+def optimized_once(name: str, model: pathlib.Path, folder: pathlib.Path, options: argparse.Namespace) -> dict:
+    """Seconds and memory of one run, or its error."""
+    out = folder / model.name
     if name == OURS:
         command = [str(options.binary), str(model), "-o", str(out), "-O2", "--no-verify", "-q", *options.extra_args]
     else:
         command = [sys.executable, __file__, "--run-peer", name, str(model), str(out)]
-    runs, end = 0, time.perf_counter() + LEAST
-    while runs < options.runs or time.perf_counter() < end:
-        runs += 1
-        out.unlink(missing_ok=True)
-        entry = timed(command, folder.with_suffix(".log"), options.timeout)
-        if "error" not in entry and not out.is_file():
-            entry = {"error": "no file was written"}
-        if "error" in entry:
-            return entry
-        best = {key: min(entry[key], best.get(key, entry[key])) for key in entry}
-    return best
+    out.unlink(missing_ok=True)
+    entry = timed(command, folder.with_suffix(".log"), options.timeout)
+    return entry if "error" in entry or out.is_file() else {"error": "no file was written"}
 
 
 # ------------------------------------------------------------------ the judge, in a process of its own
@@ -192,12 +201,11 @@ def latency_ratio(original: pathlib.Path, result: pathlib.Path, feed: dict, seco
 
 def compare(model: pathlib.Path, options: argparse.Namespace) -> dict[str, dict]:
     """Everything about one model, by optimizer."""
-    entries: dict[str, dict] = {}
     with tempfile.TemporaryDirectory(prefix="compare-peers-") as temporary:
         folder = pathlib.Path(temporary)
         for name in options.tools:
             (folder / name).mkdir()
-            entries[name] = optimized(name, model, folder / name, options)
+        entries = optimized(model, folder, options)
         names = [name for name in options.tools if "error" not in entries[name]]
         flags = ["--no-latency"] if options.no_latency else []
         command = [sys.executable, __file__, "--judge", str(folder), str(model), *names, *flags]

@@ -13,7 +13,8 @@ use thiserror::Error;
 
 use crate::attributes::{Attribute, AttributeValue, Attributes};
 use crate::graph::{
-    Context, Form, FunctionId, Graph, GraphError, Name, Node, NodeExtra, NodeId, Producer, ValueId,
+    Context, Form, FunctionId, Graph, GraphError, Name, NamedOperator, Node, NodeExtra, NodeId, Producer,
+    ValueId,
 };
 use crate::infer::infer_graph;
 use crate::model::Model;
@@ -101,7 +102,7 @@ pub fn import(document: Document) -> Result<Model, ImportError> {
         context,
         external,
         frames: Vec::new(),
-        operators: FxHashSet::default(),
+        operators: FxHashMap::default(),
         notes: Vec::new(),
     };
     let (mut graph, _) = importer.graph(graph, Vec::new())?;
@@ -126,7 +127,7 @@ pub(crate) fn import_graph(proto: GraphProto, context: &Context) -> Result<Graph
         context: context.clone(),
         external: None,
         frames: Vec::new(),
-        operators: FxHashSet::default(),
+        operators: FxHashMap::default(),
         notes: Vec::new(),
     };
     importer.graph(proto, Vec::new()).map(|(graph, _)| graph)
@@ -162,8 +163,8 @@ struct Importer {
     external: Option<ExternalData>,
     /// The graphs under construction, outermost first.
     frames: Vec<Frame>,
-    /// Names of operators and domains met so far: each is kept once.
-    operators: FxHashSet<Name>,
+    /// Operators met so far by name, with the domains they were met in.
+    operators: FxHashMap<Name, SmallVec<[NamedOperator; 1]>>,
     /// What is worth telling.
     notes: Vec<String>,
 }
@@ -265,15 +266,15 @@ impl Importer {
         }
     }
 
-    fn operator_name(&mut self, name: &str) -> Name {
-        match self.operators.get(name) {
-            Some(known) => known.clone(),
-            None => {
-                let name: Name = name.into();
-                self.operators.insert(name.clone());
-                name
-            }
+    /// The operator of these names, which is looked up once.
+    fn operator(&mut self, domain: Option<&str>, op_type: &str) -> NamedOperator {
+        let known = self.operators.get(op_type).into_iter().flatten();
+        if let Some(known) = known.clone().find(|known| known.domain.as_deref() == domain) {
+            return known.clone();
         }
+        let new = NamedOperator::new(&self.context, domain, op_type);
+        self.operators.entry(new.op_type.clone()).or_default().push(new.clone());
+        new
     }
 
     fn constants_and_inputs(
@@ -361,12 +362,8 @@ impl Importer {
                 .into_iter()
                 .map(|name| if name.is_empty() { None } else { Some(name.into()) })
                 .collect();
-            let domain = proto.domain.take().map(|domain| self.operator_name(&domain));
-            let op_type = self.operator_name(&op_type);
             let node = Node::imported(
-                &self.context,
-                op_type,
-                domain,
+                self.operator(proto.domain.as_deref(), &op_type),
                 proto.name.take().map(Into::into),
                 names.len(),
                 position,

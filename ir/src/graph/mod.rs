@@ -24,6 +24,7 @@ use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 
 pub use context::{Context, FunctionId};
 pub use edit::{GraphError, NewNode};
+pub(crate) use node::NamedOperator;
 pub use node::{Node, NodeExtra};
 pub use value::{Constant, Consumer, Form, Producer, Slot, Use, Value, ValueId};
 

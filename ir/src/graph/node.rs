@@ -36,21 +36,35 @@ pub struct NodeExtra {
     pub device_configurations: Vec<NodeDeviceConfigurationProto>,
 }
 
+/// An operator by the names that a file gives it, and what the standard says of it.
+#[derive(Clone, Debug)]
+pub(crate) struct NamedOperator {
+    pub(crate) op_type: Name,
+    pub(crate) domain: Option<Name>,
+    operator: Option<&'static Operator>,
+}
+
+impl NamedOperator {
+    /// The operator that these names mean in a context.
+    pub(crate) fn new(context: &Context, domain: Option<&str>, op_type: &str) -> Self {
+        let operator = resolve_operator(context, domain.unwrap_or(""), op_type);
+        Self { op_type: op_type.into(), domain: domain.map(Into::into), operator }
+    }
+}
+
 impl Node {
     /// A node as read, without operands yet.
     pub(crate) fn imported(
-        context: &Context,
-        op_type: Name,
-        domain: Option<Name>,
+        named: NamedOperator,
         name: Option<Name>,
         outputs: usize,
         position: u32,
         extra: Option<Box<NodeExtra>>,
     ) -> Self {
         Self {
-            operator: resolve_operator(context, domain.as_deref().unwrap_or(""), &op_type),
-            op_type,
-            domain,
+            operator: named.operator,
+            op_type: named.op_type,
+            domain: named.domain,
             name,
             inputs: SmallVec::new(),
             captures: Vec::new(),

@@ -10,19 +10,7 @@ mod type_set;
 pub use operator::{Arity, AttributeDefault, AttributeKind, AttributeSchema, Operator, Parameter};
 pub use type_set::{TypeKind, TypeSet};
 
-use std::sync::LazyLock;
-
-use rustc_hash::FxHashMap;
 use table::{IR_VERSIONS, LATEST_OPSETS, OPERATORS};
-
-/// The versions of each operator by domain and name: every node of a model is looked up, some several times.
-static VERSIONS: LazyLock<FxHashMap<(&str, &str), &[Operator]>> = LazyLock::new(|| {
-    let by_name = |a: &Operator, b: &Operator| (a.domain, a.op_type) == (b.domain, b.op_type);
-    let named = |versions: &'static [Operator]| {
-        Some(((versions.first()?.domain, versions.first()?.op_type), versions))
-    };
-    OPERATORS.chunk_by(by_name).filter_map(named).collect()
-});
 
 /// The version of an operator that is in force in version `opset` of its domain's operator set: the last one that
 /// is not newer. `None` if the standard has no such operator at that version.
@@ -36,7 +24,11 @@ pub fn lookup(domain: &str, op_type: &str, opset: i64) -> Option<&'static Operat
 
 /// All versions of an operator, oldest first; empty if the standard does not have it.
 pub fn versions(domain: &str, op_type: &str) -> &'static [Operator] {
-    VERSIONS.get(&(canonical_domain(domain), op_type)).copied().unwrap_or_default()
+    let name = (canonical_domain(domain), op_type);
+    let start = OPERATORS.partition_point(|operator| (operator.domain, operator.op_type) < name);
+    let (_, rest) = OPERATORS.split_at(start);
+    let count = rest.iter().take_while(|operator| (operator.domain, operator.op_type) == name).count();
+    &rest[..count]
 }
 
 /// Every version of every operator, ascending by domain, name and version.

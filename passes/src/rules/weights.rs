@@ -364,14 +364,30 @@ where
     }
     // Normal numbers keep their digits. Others are rare, and few of them do no harm.
     if !keeps_digits {
-        let factor =
-            |place: usize| if lines { each[place % line] } else { factors[place / line % factors.len()] };
-        let (mut total, mut lost) = (0.0, 0.0);
-        for (place, (&element, &rounded)) in elements.iter().zip(&result).enumerate() {
-            let exact = decode(element) * factor(place);
-            total += exact.abs();
-            lost += (exact - decode(rounded)).abs();
+        let (mut total, mut lost) = ([0.0; LANES], [0.0; LANES]);
+        let runs = elements.chunks(line).zip(result.chunks(line));
+        for ((elements, results), &factor) in runs.zip(factors.iter().cycle()) {
+            let mut add = |elements: &[[u8; BYTES]], results: &[[u8; BYTES]], factors: &[f64]| {
+                let sums = total.iter_mut().zip(&mut lost);
+                for (((&element, &rounded), factor), (total, lost)) in
+                    elements.iter().zip(results).zip(factors).zip(sums)
+                {
+                    let exact = decode(element) * factor;
+                    *total += exact.abs();
+                    *lost += (exact - decode(rounded)).abs();
+                }
+            };
+            let same = [factor; LANES];
+            let (blocks, rest) = elements.as_chunks::<LANES>();
+            let (result_blocks, result_rest) = results.as_chunks::<LANES>();
+            let (each_blocks, each_rest) =
+                each[..if lines { elements.len() } else { 0 }].as_chunks::<LANES>();
+            for (place, (block, result_block)) in blocks.iter().zip(result_blocks).enumerate() {
+                add(block, result_block, each_blocks.get(place).unwrap_or(&same));
+            }
+            add(rest, result_rest, if lines { each_rest } else { &same });
         }
+        let (total, lost): (f64, f64) = (total.iter().sum(), lost.iter().sum());
         ensure(f64::is_finite(total + lost), "a folded weight would leave the range of its type")?;
         ensure(lost <= epsilon * total, "the folded weights would lose digits")?;
     }
