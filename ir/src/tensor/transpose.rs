@@ -188,6 +188,17 @@ mod tests {
     }
 
     #[test]
+    fn whole_squares_and_parts_of_them() {
+        for shape in [[16, 16], [16, 40], [50, 33], [3, 64]] {
+            for width in [1, 2, 4, 8, 16] {
+                let raw: Vec<u8> = (0..shape[0] * shape[1] * width).map(|i| (i * 131 % 251) as u8).collect();
+                let result = transpose(&raw, width, &shape, &[1, 0]).unwrap();
+                assert_eq!(result, expected(&raw, width, &shape, &[1, 0]), "{shape:?} {width}");
+            }
+        }
+    }
+
+    #[test]
     fn no_element_is_three_bytes_wide() {
         assert_eq!(transpose(&[0; 12], 3, &[2, 2], &[1, 0]), None);
     }
