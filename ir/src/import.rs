@@ -98,13 +98,7 @@ pub fn import(document: Document) -> Result<Model, ImportError> {
     refuse_two_versions(&model)?;
     let context = context_of(&model, implied_imports(&model, &graph));
     let external = document.folder.map(ExternalData::new);
-    let mut importer = Importer {
-        context,
-        external,
-        frames: Vec::new(),
-        operators: FxHashMap::default(),
-        notes: Vec::new(),
-    };
+    let mut importer = Importer::new(context, external);
     let (mut graph, _) = importer.graph(graph, Vec::new())?;
     let mut notes = importer.notes;
     notes.extend(irregularities(&model, &graph));
@@ -123,13 +117,7 @@ pub fn import(document: Document) -> Result<Model, ImportError> {
 /// # Errors
 /// If it is not a legal graph.
 pub(crate) fn import_graph(proto: GraphProto, context: &Context) -> Result<Graph, ImportError> {
-    let mut importer = Importer {
-        context: context.clone(),
-        external: None,
-        frames: Vec::new(),
-        operators: FxHashMap::default(),
-        notes: Vec::new(),
-    };
+    let mut importer = Importer::new(context.clone(), None);
     importer.graph(proto, Vec::new()).map(|(graph, _)| graph)
 }
 
@@ -186,6 +174,10 @@ struct Frame {
 }
 
 impl Importer {
+    fn new(context: Context, external: Option<ExternalData>) -> Self {
+        Self { context, external, frames: Vec::new(), operators: FxHashMap::default(), notes: Vec::new() }
+    }
+
     /// A graph, and the values of the surrounding graph that it captures: those of its siblings come first.
     fn graph(
         &mut self,

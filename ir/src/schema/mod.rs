@@ -26,7 +26,7 @@ pub fn lookup(domain: &str, op_type: &str, opset: i64) -> Option<&'static Operat
 pub fn versions(domain: &str, op_type: &str) -> &'static [Operator] {
     let name = (canonical_domain(domain), op_type);
     let start = OPERATORS.partition_point(|operator| (operator.domain, operator.op_type) < name);
-    let (_, rest) = OPERATORS.split_at(start);
+    let rest = &OPERATORS[start..];
     let count = rest.iter().take_while(|operator| (operator.domain, operator.op_type) == name).count();
     &rest[..count]
 }

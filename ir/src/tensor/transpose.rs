@@ -18,10 +18,8 @@ const BLOCK: usize = 16;
 pub(super) fn transpose(raw: &[u8], width: usize, shape: &[usize], permutation: &[usize]) -> Option<Vec<u8>> {
     let axes = merged(shape, permutation);
     match axes.as_slice() {
-        [] => Some(raw.to_vec()),
         _ if raw.is_empty() => Some(Vec::new()),
-        [Axis { from: 1, .. }] => Some(raw.to_vec()),
-        [.., Axis { from: 1, .. }] => Some(by_rows(raw, width, &axes)),
+        [] | [.., Axis { from: 1, .. }] => Some(by_rows(raw, width, &axes)),
         _ => match width {
             1 => by_blocks::<1>(raw, &axes),
             2 => by_blocks::<2>(raw, &axes),

@@ -364,34 +364,49 @@ where
     }
     // Normal numbers keep their digits. Others are rare, and few of them do no harm.
     if !keeps_digits {
-        let (mut total, mut lost) = ([0.0; LANES], [0.0; LANES]);
-        let runs = elements.chunks(line).zip(result.chunks(line));
-        for ((elements, results), &factor) in runs.zip(factors.iter().cycle()) {
-            let mut add = |elements: &[[u8; BYTES]], results: &[[u8; BYTES]], factors: &[f64]| {
-                let sums = total.iter_mut().zip(&mut lost);
-                for (((&element, &rounded), factor), (total, lost)) in
-                    elements.iter().zip(results).zip(factors).zip(sums)
-                {
-                    let exact = decode(element) * factor;
-                    *total += exact.abs();
-                    *lost += (exact - decode(rounded)).abs();
-                }
-            };
-            let same = [factor; LANES];
-            let (blocks, rest) = elements.as_chunks::<LANES>();
-            let (result_blocks, result_rest) = results.as_chunks::<LANES>();
-            let (each_blocks, each_rest) =
-                each[..if lines { elements.len() } else { 0 }].as_chunks::<LANES>();
-            for (place, (block, result_block)) in blocks.iter().zip(result_blocks).enumerate() {
-                add(block, result_block, each_blocks.get(place).unwrap_or(&same));
-            }
-            add(rest, result_rest, if lines { each_rest } else { &same });
-        }
-        let (total, lost): (f64, f64) = (total.iter().sum(), lost.iter().sum());
+        let (total, lost) = errors(decode, elements, &result, line, factors, &each);
         ensure(f64::is_finite(total + lost), "a folded weight would leave the range of its type")?;
         ensure(lost <= epsilon * total, "the folded weights would lose digits")?;
     }
     Ok(result.into_flattened())
+}
+
+/// The magnitudes of all exact products, and of all that rounding changed, summed up: of lines of elements with one factor
+/// each, or with all of `each` where there are any.
+#[multiversion(targets("x86_64+avx2"))]
+fn errors<const BYTES: usize>(
+    decode: impl Fn([u8; BYTES]) -> f64,
+    elements: &[[u8; BYTES]],
+    results: &[[u8; BYTES]],
+    line: usize,
+    factors: &[f64],
+    each: &[f64],
+) -> (f64, f64) {
+    let (mut total, mut lost) = ([0.0; LANES], [0.0; LANES]);
+    let mut add = |elements: &[[u8; BYTES]], results: &[[u8; BYTES]], factors: &[f64]| {
+        let sums = total.iter_mut().zip(&mut lost);
+        for (((&element, &rounded), factor), (total, lost)) in
+            elements.iter().zip(results).zip(factors).zip(sums)
+        {
+            let exact = decode(element) * factor;
+            *total += exact.abs();
+            *lost += (exact - decode(rounded)).abs();
+        }
+    };
+    for ((elements, results), &factor) in
+        elements.chunks(line).zip(results.chunks(line)).zip(factors.iter().cycle())
+    {
+        let same = [factor; LANES];
+        let own = &each[..elements.len().min(each.len())];
+        let ((blocks, rest), (result_blocks, result_rest)) =
+            (elements.as_chunks::<LANES>(), results.as_chunks::<LANES>());
+        let (own_blocks, own_rest) = own.as_chunks::<LANES>();
+        for (place, (block, result_block)) in blocks.iter().zip(result_blocks).enumerate() {
+            add(block, result_block, own_blocks.get(place).unwrap_or(&same));
+        }
+        add(rest, result_rest, if own.is_empty() { &same } else { own_rest });
+    }
+    (total.iter().sum(), lost.iter().sum())
 }
 
 /// Elements of a run that is too short for a loop of its own.
