@@ -49,8 +49,9 @@ fn main() -> Result<(), Box<dyn error::Error>> {
     fs::write(Path::new(&out).join("fields.rs"), table)?;
 
     prost_build::Config::new()
-        // Weights and texts stay slices of the file.
+        // Weights and texts stay slices of the file, or are made when they are written.
         .bytes(["."])
+        .prost_path("crate::payload::prost")
         // An attribute holds one of these at most: kept small, as models have many attributes.
         .boxed(".onnx.AttributeProto.t")
         .boxed(".onnx.AttributeProto.g")

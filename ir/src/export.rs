@@ -226,7 +226,7 @@ pub(crate) fn plain_attribute(name: &str, value: &AttributeValue) -> AttributePr
             AttributeType::Int
         }
         AttributeValue::String(value) => {
-            proto.s = Some(value.clone());
+            proto.s = Some(value.clone().into());
             AttributeType::String
         }
         AttributeValue::Floats(values) => {
@@ -238,7 +238,7 @@ pub(crate) fn plain_attribute(name: &str, value: &AttributeValue) -> AttributePr
             AttributeType::Ints
         }
         AttributeValue::Strings(values) => {
-            proto.strings.clone_from(values);
+            proto.strings = values.iter().cloned().map(Into::into).collect();
             AttributeType::Strings
         }
         AttributeValue::Type(ty) => {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use onnx_opt_proto::{
-    AttributeProto, Document, ExternalData, ExternalError, GraphProto, ModelProto, NodeProto, TensorProto,
-    ValueInfoProto, attribute_proto::AttributeType, tensor_proto::DataLocation,
+    AttributeProto, Document, ExternalData, ExternalError, GraphProto, ModelProto, NodeProto, Payload,
+    TensorProto, ValueInfoProto, attribute_proto::AttributeType, tensor_proto::DataLocation,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
@@ -433,7 +433,7 @@ impl Importer {
             return Ok(None);
         }
         let name: Name = output.as_str().into();
-        let bytes = |value: &Bytes| value.clone();
+        let bytes = |value: &Payload| Bytes::from(value.clone());
         let tensor = match (attribute.name(), attribute.r#type()) {
             ("value", AttributeType::Tensor) => match &attribute.t {
                 Some(tensor) => Some(self.tensor((**tensor).clone(), &name)?),
@@ -484,10 +484,12 @@ impl Importer {
             match proto.r#type() {
                 AttributeType::Float => AttributeValue::Float(proto.f()),
                 AttributeType::Int => AttributeValue::Int(proto.i()),
-                AttributeType::String => AttributeValue::String(proto.s.clone().unwrap_or_default()),
+                AttributeType::String => AttributeValue::String(proto.s.clone().unwrap_or_default().into()),
                 AttributeType::Floats => AttributeValue::Floats(proto.floats.clone()),
                 AttributeType::Ints => AttributeValue::Ints(proto.ints.clone()),
-                AttributeType::Strings => AttributeValue::Strings(proto.strings.clone()),
+                AttributeType::Strings => {
+                    AttributeValue::Strings(proto.strings.iter().cloned().map(Bytes::from).collect())
+                }
                 AttributeType::Tensor => match proto.t.take() {
                     Some(tensor) => AttributeValue::Tensor(Arc::new(self.tensor(*tensor, &name)?)),
                     None => AttributeValue::Other,

@@ -31,5 +31,5 @@ pub use import::{ImportError, import};
 pub use load::{LoadError, load};
 pub use model::Model;
 pub use print::print;
-pub use tensor::Tensor;
+pub use tensor::{Payload, Recipe, Tensor};
 pub use types::{ElementType, Shape, TensorType, Type};

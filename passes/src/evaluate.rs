@@ -76,7 +76,10 @@ fn result(node: &Node, operands: &[Option<&Tensor>]) -> Option<Tensor> {
             Some(order) => x.transposed(&places(order, x.rank())?),
             None => x.transposed(&(0..x.rank()).rev().collect::<Vec<_>>()),
         },
-        "Concat" => concatenated(&operands.iter().copied().collect::<Option<Vec<_>>>()?, node.int("axis")?),
+        "Concat" => {
+            let parts = operands.iter().copied().collect::<Option<Vec<_>>>()?;
+            Tensor::concatenated(&parts, place(node.int("axis")?, x.rank())?)
+        }
         "Slice" => {
             let (starts, ends) = (list(1, "starts")?, list(2, "ends")?);
             let axes = list(3, "axes").unwrap_or_else(|| (0..starts.len() as i64).collect());
@@ -153,42 +156,6 @@ fn picked(x: &Tensor, shape: &[usize], index: impl Fn(usize) -> usize) -> Option
 fn byte_width(element: ElementType) -> Option<usize> {
     let bits = element.bits();
     (bits > 0 && bits.is_multiple_of(8)).then_some(bits / 8)
-}
-
-fn concatenated(parts: &[&Tensor], axis: i64) -> Option<Tensor> {
-    let first = *parts.first()?;
-    let axis = place(axis, first.rank())?;
-    let alike = |part: &&Tensor| {
-        part.element() == first.element()
-            && part.rank() == first.rank()
-            && (0..first.rank()).all(|other| other == axis || part.shape()[other] == first.shape()[other])
-    };
-    if !parts.iter().all(alike) {
-        return None;
-    }
-    let mut shape = first.shape().to_vec();
-    shape[axis] = parts.iter().try_fold(0usize, |sum, part| sum.checked_add(part.shape()[axis]))?;
-    let outer = element_count(&shape[..axis])?;
-    let block = |part: &Tensor| element_count(&part.shape()[axis..]);
-    if first.element() == ElementType::String {
-        let mut strings = Vec::with_capacity(element_count(&shape)?);
-        for row in 0..outer {
-            for part in parts {
-                let block = block(part)?;
-                strings.extend_from_slice(part.strings()?.get(row * block..(row + 1) * block)?);
-            }
-        }
-        return Tensor::from_strings(&shape, strings).ok();
-    }
-    let width = byte_width(first.element())?;
-    let mut out = Vec::with_capacity(element_count(&shape)?.checked_mul(width)?);
-    for row in 0..outer {
-        for part in parts {
-            let bytes = block(part)? * width;
-            out.extend_from_slice(part.raw().get(row * bytes..(row + 1) * bytes)?);
-        }
-    }
-    Tensor::from_raw(first.element(), &shape, out.into()).ok()
 }
 
 fn sliced(x: &Tensor, starts: &[i64], ends: &[i64], axes: &[i64], steps: &[i64]) -> Option<Tensor> {
@@ -320,7 +287,7 @@ fn chosen(condition: &Tensor, a: &Tensor, b: &Tensor, shape: &[usize]) -> Option
         return None;
     }
     let flags = condition.to_i64()?;
-    let both = concatenated(&[&a.reshaped(&[a.len()])?, &b.reshaped(&[b.len()])?], 0)?;
+    let both = Tensor::concatenated(&[&a.reshaped(&[a.len()])?, &b.reshaped(&[b.len()])?], 0)?;
     let flag = broadcast_index(condition.shape(), shape);
     let (in_a, in_b) = (broadcast_index(a.shape(), shape), broadcast_index(b.shape(), shape));
     picked(&both, shape, |place| match flags[flag(place)] {

@@ -49,7 +49,7 @@ impl ExternalData {
     pub fn load(&mut self, model: &mut ModelProto) -> Result<(), ExternalError> {
         try_for_each_tensor(model, &mut |tensor| {
             if tensor.data_location() == DataLocation::External {
-                tensor.raw_data = Some(self.bytes(tensor)?);
+                tensor.raw_data = Some(self.bytes(tensor)?.into());
                 tensor.external_data.clear();
                 tensor.data_location = None;
             }

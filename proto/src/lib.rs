@@ -9,9 +9,11 @@ mod schema {
     include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
 }
 
+mod drain;
 mod error;
 mod external;
 mod foreign;
+mod payload;
 mod read;
 #[cfg(test)]
 mod samples;
@@ -24,6 +26,7 @@ mod write;
 
 pub use error::{ExternalError, ExternalErrorKind, ReadError, ReadErrorKind, WriteError, WriteErrorKind};
 pub use external::ExternalData;
+pub use payload::{Payload, Recipe, WIDEST};
 pub use read::{Document, read_bytes, read_file};
 pub use schema::*;
 pub use temporary::{make_no_more_temporaries, temporary_file_in, temporary_folder, temporary_prefix};

@@ -1,50 +1,59 @@
 //! Where the encoder writes: whole blocks, gathered of small pieces or taken out of large ones.
 
-use std::io::{self, IoSlice, Write};
+use std::io;
 
 use bytes::buf::UninitSlice;
-use bytes::{Buf, BufMut};
+use bytes::{Buf, BufMut, Bytes};
+
+use crate::drain::{Block, Drain};
 
 /// Bytes of a block. Every write but the last ends where a block does: the system keeps such pieces of a file in large
 /// pages, which takes half the time.
 const BLOCK: usize = 256 * 1024;
 
-/// A `BufMut` over a writer. A `BufMut` cannot fail, so the first error is kept for [`finish`](Self::finish) and the
-/// rest is thrown away.
-pub(crate) struct Sink<W> {
-    writer: W,
+/// A `BufMut` over a drain. A `BufMut` cannot fail: the drain keeps the first error for [`finish`](Self::finish).
+pub(crate) struct Sink<'a> {
+    drain: Box<dyn Drain + 'a>,
     gathered: Vec<u8>,
-    written: u64,
-    error: Option<io::Error>,
+    drained: u64,
 }
 
-impl<W: Write> Sink<W> {
-    pub(crate) fn new(writer: W) -> Self {
-        Self { writer, gathered: Vec::with_capacity(BLOCK), written: 0, error: None }
+impl<'a> Sink<'a> {
+    pub(crate) fn new(drain: Box<dyn Drain + 'a>) -> Self {
+        Self { drain, gathered: Vec::with_capacity(BLOCK), drained: 0 }
     }
 
     /// Bytes taken so far.
     pub(crate) fn position(&self) -> u64 {
-        self.written + self.gathered.len() as u64
+        self.drained + self.gathered.len() as u64
     }
 
     /// Writes what is left; returns the number of bytes, or the first error.
     pub(crate) fn finish(mut self) -> io::Result<u64> {
-        self.write_gathered_and(&[]);
-        match self.error {
-            Some(error) => Err(error),
-            None => self.writer.flush().map(|()| self.written),
+        let bytes = self.position();
+        if !self.gathered.is_empty() {
+            self.drain_gathered_and(Bytes::new());
         }
+        self.drain.finish().map(|()| bytes)
     }
 
-    /// Writes what was gathered and `more` behind it.
-    fn write_gathered_and(&mut self, more: &[u8]) {
-        let mut pieces = [IoSlice::new(&self.gathered), IoSlice::new(more)];
-        if self.error.is_none() {
-            self.error = write_all(&mut self.writer, &mut pieces).err();
+    /// Gives away what was gathered and `more` behind it.
+    fn drain_gathered_and(&mut self, more: Bytes) {
+        self.drained += (self.gathered.len() + more.len()) as u64;
+        let gathered = std::mem::take(&mut self.gathered);
+        self.gathered = self.drain.take(Block { gathered, more });
+        self.gathered.reserve_exact(BLOCK);
+    }
+
+    /// Puts a piece that the drain may keep.
+    fn put_piece(&mut self, mut piece: Bytes) {
+        if piece.len() > self.room() {
+            // What was gathered begins a block, and the last that the piece fills ends within it.
+            let over = (self.gathered.len() + piece.len()) % BLOCK;
+            let blocks = piece.split_to(piece.len() - over);
+            self.drain_gathered_and(blocks);
         }
-        self.written += (self.gathered.len() + more.len()) as u64;
-        self.gathered.clear();
+        self.gathered.extend_from_slice(&piece);
     }
 
     fn room(&self) -> usize {
@@ -52,22 +61,8 @@ impl<W: Write> Sink<W> {
     }
 }
 
-/// All bytes of `pieces`, however many of them the writer takes at once.
-fn write_all(writer: &mut impl Write, mut pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
-    IoSlice::advance_slices(&mut pieces, 0);
-    while !pieces.is_empty() {
-        match writer.write_vectored(pieces) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => IoSlice::advance_slices(&mut pieces, count),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
 // SAFETY: `chunk_mut` hands out the spare capacity of a `Vec` and `advance_mut` takes it into its length, no more.
-unsafe impl<W: Write> BufMut for Sink<W> {
+unsafe impl BufMut for Sink<'_> {
     fn remaining_mut(&self) -> usize {
         usize::MAX
     }
@@ -80,30 +75,22 @@ unsafe impl<W: Write> BufMut for Sink<W> {
 
     fn chunk_mut(&mut self) -> &mut UninitSlice {
         if self.room() == 0 {
-            self.write_gathered_and(&[]);
+            self.drain_gathered_and(Bytes::new());
         }
         let room = self.room();
         (&mut self.gathered.spare_capacity_mut()[..room]).into()
     }
 
     fn put_slice(&mut self, bytes: &[u8]) {
-        let mut rest = bytes;
         if bytes.len() > self.room() {
-            // What was gathered begins a block, and the last that `bytes` fills ends within them.
-            let (blocks, over) = bytes.split_at(bytes.len() - (self.gathered.len() + bytes.len()) % BLOCK);
-            self.write_gathered_and(blocks);
-            rest = over;
+            self.put_piece(Bytes::copy_from_slice(bytes));
+        } else {
+            self.gathered.extend_from_slice(bytes);
         }
-        self.gathered.extend_from_slice(rest);
     }
 
     fn put<T: Buf>(&mut self, mut source: T) {
-        while source.has_remaining() {
-            let chunk = source.chunk();
-            let length = chunk.len();
-            self.put_slice(chunk);
-            source.advance(length);
-        }
+        self.put_piece(source.copy_to_bytes(source.remaining()));
     }
 }
 
@@ -111,7 +98,10 @@ unsafe impl<W: Write> BufMut for Sink<W> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::io::{IoSlice, Write};
+
     use super::*;
+    use crate::drain::Direct;
 
     /// A writer with room for so many bytes.
     struct Disk(usize);
@@ -132,7 +122,7 @@ mod tests {
     fn keeps_order_across_sizes() {
         let mut out = Vec::new();
         let mut expected = Vec::new();
-        let mut sink = Sink::new(&mut out);
+        let mut sink = Sink::new(Box::new(Direct::new(&mut out)));
         for (index, size) in [1, BLOCK - 1, 3, BLOCK, BLOCK + 1, 0, 5].into_iter().enumerate() {
             let piece = vec![index as u8; size];
             sink.put(&piece[..]);
@@ -166,7 +156,7 @@ mod tests {
     #[test]
     fn writes_end_where_blocks_do() {
         let mut lengths = Lengths(Vec::new());
-        let mut sink = Sink::new(&mut lengths);
+        let mut sink = Sink::new(Box::new(Direct::new(&mut lengths)));
         for size in [7, BLOCK / 2, BLOCK / 2, 5 * BLOCK, 1, 9] {
             sink.put_slice(&vec![0; size]);
         }
@@ -176,7 +166,7 @@ mod tests {
 
     #[test]
     fn remembers_the_first_error() {
-        let mut sink = Sink::new(Disk(BLOCK + 5));
+        let mut sink = Sink::new(Box::new(Direct::new(Disk(BLOCK + 5))));
         sink.put_slice(&[0; BLOCK]);
         sink.put_slice(&[0; 10 * BLOCK]);
         sink.put_slice(&[0; 3]);

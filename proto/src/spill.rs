@@ -1,9 +1,6 @@
 //! Moves weights out of a model to a file of external data.
 
-use std::borrow::Cow;
-use std::io::Write;
-
-use bytes::BufMut;
+use bytes::{BufMut, Bytes};
 
 use crate::sink::Sink;
 use crate::tensor_proto::{DataLocation, DataType};
@@ -14,7 +11,7 @@ const PAGE_ALIGNED: usize = 1 << 20;
 
 /// Writes every tensor of at least `threshold` bytes to `data` and leaves in the model a reference to it in a file
 /// named `location`, relative to the model. Texts stay. Tensors that are external already are not touched.
-pub(crate) fn spill<W: Write>(model: &mut ModelProto, threshold: u64, location: &str, data: &mut Sink<W>) {
+pub(crate) fn spill(model: &mut ModelProto, threshold: u64, location: &str, data: &mut Sink<'_>) {
     for_each_tensor(model, &mut |tensor| {
         if tensor.data_location() == DataLocation::External {
             return;
@@ -27,7 +24,7 @@ pub(crate) fn spill<W: Write>(model: &mut ModelProto, threshold: u64, location: 
         let padding = data.position().next_multiple_of(alignment) - data.position();
         data.put_bytes(0, padding as usize);
         let (offset, length) = (data.position(), bytes.len());
-        data.put_slice(&bytes);
+        data.put(bytes);
 
         let entry =
             |key: &str, value: String| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
@@ -48,9 +45,9 @@ pub(crate) fn spill<W: Write>(model: &mut ModelProto, threshold: u64, location: 
 
 /// The elements in the layout of `raw_data`; nothing for those that stay: texts, 6-bit floats of `int32_data`, and
 /// element types that are not known.
-fn raw_bytes(tensor: &TensorProto) -> Option<Cow<'_, [u8]>> {
+fn raw_bytes(tensor: &TensorProto) -> Option<Bytes> {
     if let Some(raw) = &tensor.raw_data {
-        return Some(Cow::Borrowed(raw));
+        return Some(raw.to_bytes());
     }
     let words = &tensor.int32_data;
     let bytes = match DataType::try_from(tensor.data_type()).ok()? {
@@ -82,7 +79,7 @@ fn raw_bytes(tensor: &TensorProto) -> Option<Cow<'_, [u8]>> {
         | DataType::Uint2 => little_endian(words, |value| [value as u8]),
         DataType::Undefined | DataType::String | DataType::Float6e2m3 | DataType::Float6e3m2 => return None,
     };
-    Some(Cow::Owned(bytes))
+    Some(bytes.into())
 }
 
 fn little_endian<T: Copy, const N: usize>(values: &[T], bytes: impl Fn(T) -> [u8; N]) -> Vec<u8> {
@@ -91,8 +88,6 @@ fn little_endian<T: Copy, const N: usize>(values: &[T], bytes: impl Fn(T) -> [u8
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
 
     fn typed(data_type: DataType) -> TensorProto {
@@ -109,7 +104,7 @@ mod tests {
 
     #[test]
     fn typed_data_becomes_raw() {
-        let raw = |data_type| raw_bytes(&typed(data_type)).map(Cow::into_owned);
+        let raw = |data_type| raw_bytes(&typed(data_type)).map(Vec::from);
         assert_eq!(raw(DataType::Float), Some(1.5f32.to_le_bytes().to_vec()));
         assert_eq!(raw(DataType::Double), Some((-2f64).to_le_bytes().to_vec()));
         assert_eq!(raw(DataType::Int64), Some((-3i64).to_le_bytes().to_vec()));
@@ -121,8 +116,8 @@ mod tests {
         assert_eq!(raw(DataType::String), None);
         assert_eq!(raw(DataType::Float6e2m3), None);
         let six_bits =
-            TensorProto { raw_data: Some(Bytes::from_static(b"abc")), ..typed(DataType::Float6e2m3) };
-        assert_eq!(raw_bytes(&six_bits), Some(Cow::Borrowed(&b"abc"[..])));
+            TensorProto { raw_data: Some(Bytes::from_static(b"abc").into()), ..typed(DataType::Float6e2m3) };
+        assert_eq!(raw_bytes(&six_bits), Some(Bytes::from_static(b"abc")));
         assert_eq!(raw_bytes(&TensorProto { data_type: Some(99), ..Default::default() }), None);
     }
 }

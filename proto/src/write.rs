@@ -4,11 +4,13 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use bytes::Bytes;
 use prost::Message;
 use tempfile::NamedTempFile;
 
+use crate::drain::{Direct, beside};
 use crate::sink::Sink;
 use crate::spill::spill;
 use crate::temporary::temporary_file_in;
@@ -16,6 +18,8 @@ use crate::{ModelProto, WriteError, WriteErrorKind};
 
 /// Largest message, in bytes, that readers of protocol buffers take.
 const MESSAGE_LIMIT: u64 = i32::MAX as u64;
+/// Models of at least so many bytes are written by a thread of its own.
+const BESIDE: u64 = 1 << 20;
 /// Smallest tensor, in bytes, that [`ExternalPolicy::Auto`] moves out.
 const AUTO_THRESHOLD: u64 = 1024;
 
@@ -93,8 +97,9 @@ pub fn write_file(
         None => (None, 0),
     };
     let file = temporary_file_in(folder).map_err(|error| fail(error.into()))?;
-    reserve(file.as_file(), length(&model).map_err(fail)?).map_err(|error| fail(error.into()))?;
-    let bytes = stream(&model, file.as_file()).map_err(fail)?;
+    let length = length(&model).map_err(fail)?;
+    reserve(file.as_file(), length).map_err(|error| fail(error.into()))?;
+    let bytes = stream_beside(model, file.as_file(), length).map_err(fail)?;
     let data = data.map(Pending::publish).transpose()?;
     Pending { file, path: target.clone() }.publish()?.keep();
     if let Some(data) = data {
@@ -126,10 +131,28 @@ fn length(model: &ModelProto) -> Result<u64, WriteErrorKind> {
 
 /// Writes a model whose length has been looked at.
 fn stream(model: &ModelProto, writer: impl Write) -> Result<u64, WriteErrorKind> {
-    let mut sink = Sink::new(writer);
-    // The sink takes any number of bytes.
-    model.encode(&mut sink).map_err(io::Error::other)?;
+    let mut sink = Sink::new(Box::new(Direct::new(writer)));
+    encode_to(&mut sink, model)?;
     Ok(sink.finish()?)
+}
+
+/// The same to a file, of a model that nobody needs any more: what is large is written by a thread, while the next bytes are
+/// made and those of the model are freed.
+fn stream_beside(model: ModelProto, file: &File, length: u64) -> Result<u64, WriteErrorKind> {
+    if length < BESIDE {
+        return stream(&model, file);
+    }
+    thread::scope(|scope| {
+        let mut sink = Sink::new(beside(scope, file));
+        encode_to(&mut sink, &model)?;
+        drop(model);
+        Ok(sink.finish()?)
+    })
+}
+
+fn encode_to(sink: &mut Sink<'_>, model: &ModelProto) -> io::Result<()> {
+    // The sink takes any number of bytes.
+    model.encode(sink).map_err(io::Error::other)
 }
 
 /// Asks for the room that `bytes` take, of which a full disk tells at once, and which makes writing them a quarter
@@ -173,9 +196,12 @@ fn spill_beside(
         return Err(WriteErrorKind::Directory.at(&target));
     }
     let file = temporary_file_in(folder).map_err(fail)?;
-    let mut sink = Sink::new(file.as_file());
-    spill(model, threshold, location, &mut sink);
-    let bytes = sink.finish().map_err(fail)?;
+    let bytes = thread::scope(|scope| {
+        let mut sink = Sink::new(beside(scope, file.as_file()));
+        spill(model, threshold, location, &mut sink);
+        sink.finish()
+    });
+    let bytes = bytes.map_err(fail)?;
     let data = (bytes > 0).then_some(Pending { file, path: target });
     Ok((data, bytes))
 }
@@ -294,7 +320,7 @@ mod tests {
             (document.model.graph.unwrap().initializer, original.graph.unwrap().initializer);
         let numbers: Vec<u8> =
             wanted.pop().unwrap().int64_data.iter().flat_map(|value| value.to_le_bytes()).collect();
-        assert_eq!(found.pop().unwrap().raw_data.unwrap(), numbers);
+        assert_eq!(found.pop().unwrap().raw_data.unwrap()[..], numbers);
         assert_eq!(found, wanted);
     }
 
@@ -404,7 +430,7 @@ mod tests {
     fn no_model_past_what_readers_take() {
         // One tensor of 1 GiB, three times: no page of it is ever touched.
         let zeros = Bytes::from(vec![0; 1 << 30]);
-        let huge = |name: &str| TensorProto { raw_data: Some(zeros.clone()), ..tensor(name, 0) };
+        let huge = |name: &str| TensorProto { raw_data: Some(zeros.clone().into()), ..tensor(name, 0) };
         let model = model(vec![huge("a"), huge("b"), huge("c")]);
         let error = write_stream(&model, &mut io::sink()).unwrap_err();
         assert!(matches!(error.kind, WriteErrorKind::TooLarge(bytes) if bytes > 3 << 30));

@@ -1,5 +1,6 @@
 //! Constant tensors: element type, shape and little-endian bytes that usually point into the mapped file.
 
+mod concatenate;
 mod element;
 mod proto;
 mod transpose;
@@ -10,7 +11,8 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 use half::{bf16, f16};
-use onnx_opt_proto::TensorProto;
+pub use onnx_opt_proto::{Payload, Recipe};
+use onnx_opt_proto::{TensorProto, WIDEST};
 use prost::Message as _;
 use rustc_hash::FxHasher;
 use smallvec::SmallVec;
@@ -20,7 +22,7 @@ use crate::dim::Dim;
 use crate::types::{ElementType, Type};
 
 /// An immutable tensor. Share it as `Arc<Tensor>`; its bytes are shared with the file until something computes new
-/// ones.
+/// ones, and many new ones are made where they are read or written, not before.
 #[derive(Clone)]
 pub struct Tensor {
     element: ElementType,
@@ -30,10 +32,13 @@ pub struct Tensor {
     origin: Option<Box<TensorProto>>,
 }
 
+/// Fewest bytes that are worth being deferred: fewer are soon made, and kept where they are read again.
+const DEFERRED: usize = 1 << 16;
+
 #[derive(Clone)]
 enum Data {
     /// Little-endian elements, sub-byte elements packed as in `raw_data`.
-    Raw(Bytes),
+    Raw(Payload),
     /// Elements in the typed fields of `origin`, converted on first use.
     Typed(OnceLock<Bytes>),
     /// Byte strings.
@@ -46,6 +51,32 @@ impl Tensor {
     /// # Errors
     /// When the number of bytes does not fit the shape, or the element type has no raw form.
     pub fn from_raw(element: ElementType, shape: &[usize], raw: Bytes) -> Result<Self, TensorError> {
+        Self::from_payload(element, shape, raw.into())
+    }
+
+    /// A tensor whose bytes are made by `recipe` where they are needed; at once, if there are few.
+    ///
+    /// # Errors
+    /// When the element type has no raw form, or elements are smaller than a byte.
+    pub fn deferred(
+        element: ElementType,
+        shape: &[usize],
+        recipe: impl Recipe + 'static,
+    ) -> Result<Self, TensorError> {
+        if element.bits() < 8 {
+            return Err(TensorError::NoRawForm(element));
+        }
+        let length = element_count(shape).and_then(|count| element.raw_len(count));
+        let length = length.ok_or(TensorError::TooLarge)?;
+        let payload = Payload::deferred(length, recipe);
+        Self::from_payload(
+            element,
+            shape,
+            if length < DEFERRED { payload.to_bytes().into() } else { payload },
+        )
+    }
+
+    fn from_payload(element: ElementType, shape: &[usize], raw: Payload) -> Result<Self, TensorError> {
         if element == ElementType::String {
             return Err(TensorError::NoRawForm(element));
         }
@@ -170,16 +201,32 @@ impl Tensor {
         }
     }
 
-    /// The elements as little-endian bytes, packed as in `raw_data`; empty for strings.
+    /// The elements as little-endian bytes, packed as in `raw_data`; empty for strings. Deferred ones are made, and kept.
     pub fn raw(&self) -> &Bytes {
         static EMPTY: Bytes = Bytes::new();
         match &self.data {
-            Data::Raw(raw) => raw,
+            Data::Raw(raw) => raw.bytes(),
             Data::Typed(raw) => raw.get_or_init(|| match &self.origin {
                 Some(origin) => proto::typed_to_raw(self.element, origin).unwrap_or_default(),
                 None => Bytes::new(),
             }),
             Data::Strings(_) => &EMPTY,
+        }
+    }
+
+    /// The bytes of [`raw`](Self::raw) for one use: deferred ones are made, and gone when the caller drops them.
+    pub fn to_raw(&self) -> Bytes {
+        match &self.data {
+            Data::Raw(raw) => raw.to_bytes(),
+            _ => self.raw().clone(),
+        }
+    }
+
+    /// The bytes of [`raw`](Self::raw), deferred ones as they are.
+    pub fn payload(&self) -> Payload {
+        match &self.data {
+            Data::Raw(raw) => raw.clone(),
+            _ => self.raw().clone().into(),
         }
     }
 
@@ -197,7 +244,15 @@ impl Tensor {
         if index >= self.len() {
             return None;
         }
-        element::decode(self.element, self.raw(), index)
+        match self.still_deferred() {
+            Some(raw) => {
+                let mut part = [0; WIDEST];
+                let width = self.element.bits() / 8;
+                raw.fill(index * width, &mut part[..width]);
+                element::decode(self.element, &part, 0)
+            }
+            None => element::decode(self.element, self.raw(), index),
+        }
     }
 
     /// Element `index` (row-major) of an integer or boolean tensor.
@@ -255,6 +310,16 @@ impl Tensor {
         if self.is_empty() || self.element.is_complex() {
             return None;
         }
+        if let Some(raw) = self.still_deferred() {
+            // Most tensors differ in their first elements, and need not be made.
+            let mut pair = [0; 2 * WIDEST];
+            let width = self.element.bits() / 8;
+            let pair = &mut pair[..raw.len().min(2 * width)];
+            raw.fill(0, pair);
+            if pair.chunks(width).any(|element| element != &pair[..width]) {
+                return None;
+            }
+        }
         let raw = self.raw();
         let same = match self.element.bits() {
             bits if bits >= 8 => {
@@ -277,7 +342,7 @@ impl Tensor {
             return None;
         }
         let data = match &self.data {
-            Data::Typed(_) => Data::Raw(self.raw().clone()),
+            Data::Typed(_) => Data::Raw(self.payload()),
             data => data.clone(),
         };
         Some(Self { element: self.element, shape: shape.into(), data, origin: None })
@@ -302,8 +367,8 @@ impl Tensor {
         if permutation.iter().filter(|&&axis| self.shape[axis] != 1).is_sorted() {
             return self.reshaped(&shape);
         }
-        let out = transpose::transpose(self.raw(), width, &self.shape, permutation)?;
-        Self::from_raw(self.element, &shape, out.into()).ok()
+        let recipe = transpose::Transposed::new(self.payload(), width, &self.shape, permutation)?;
+        Self::deferred(self.element, &shape, recipe).ok()
     }
 
     /// A 64-bit hash of type, shape and content: the same on every machine and in every run.
@@ -322,15 +387,27 @@ impl Tensor {
     /// tell most large ones apart without reading them.
     pub fn content_sample(&self) -> u64 {
         const PART: usize = 64;
-        if matches!(self.data, Data::Strings(_)) || self.raw().len() <= 3 * PART {
-            return self.content_hash();
-        }
+        let raw = match &self.data {
+            Data::Raw(raw) if raw.len() > 3 * PART => raw,
+            Data::Typed(_) if self.raw().len() > 3 * PART => &self.payload(),
+            _ => return self.content_hash(),
+        };
         let mut hasher = FxHasher::default();
-        let raw = self.raw();
-        for start in [0, raw.len() / 2, raw.len() - PART] {
-            hasher.write(&raw[start..start + PART]);
+        let mut part = [0; PART];
+        // The middle lies between two elements of any width.
+        for start in [0, raw.len() / 2 / WIDEST * WIDEST, raw.len() - PART] {
+            raw.fill(start, &mut part);
+            hasher.write(&part);
         }
         hasher.finish()
+    }
+
+    /// The bytes, if they are still to be made.
+    fn still_deferred(&self) -> Option<&Payload> {
+        match &self.data {
+            Data::Raw(raw) if raw.is_deferred() => Some(raw),
+            _ => None,
+        }
     }
 
     /// Whether the tensor is written with typed fields, doc strings, metadata or other extras in its message.
@@ -375,4 +452,50 @@ pub fn row_major_strides(shape: &[usize]) -> SmallVec<[usize; 4]> {
         strides[axis - 1] = usize::wrapping_mul(strides[axis], shape[axis]);
     }
     strides
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// Two tensors of the same numbers, the first one deferred.
+    fn twins(value: impl Fn(usize) -> f32) -> (Tensor, Tensor) {
+        let (rows, columns) = (150, 130);
+        let numbers: Vec<f32> = (0..rows * columns).map(value).collect();
+        let turned = Tensor::from_f32(&[rows, columns], &numbers).unwrap();
+        let deferred = turned.transposed(&[1, 0]).unwrap();
+        let there = Tensor::from_raw(ElementType::Float, deferred.shape(), deferred.to_raw()).unwrap();
+        assert!(deferred.payload().is_deferred() && !there.payload().is_deferred());
+        (deferred, there)
+    }
+
+    #[test]
+    fn a_deferred_tensor_is_like_its_twin() {
+        let (deferred, there) = twins(|place| (place % 1013) as f32);
+        assert_eq!(deferred.byte_len(), there.byte_len());
+        assert_eq!(deferred.file_len(), there.file_len());
+        assert_eq!(deferred.content_sample(), there.content_sample());
+        for index in [0, 1, 149, 150, 151, 19_499, 19_500, usize::MAX] {
+            assert_eq!(deferred.f64_at(index), there.f64_at(index), "{index}");
+        }
+        assert_eq!(deferred.uniform(), None);
+        let reshaped = deferred.reshaped(&[19_500]).unwrap();
+        assert!(deferred.payload().is_deferred() && reshaped.payload().is_deferred());
+        assert_eq!(deferred.content_hash(), there.content_hash());
+        assert!(deferred == there && reshaped.raw() == there.raw());
+    }
+
+    #[test]
+    fn a_deferred_tensor_of_one_number() {
+        assert_eq!(twins(|_| 2.5).0.uniform(), Some(2.5));
+        assert_eq!(twins(|place| if place < 19_000 { 2.5 } else { 3.0 }).0.uniform(), None);
+    }
+
+    #[test]
+    fn few_bytes_are_made_at_once() {
+        let tensor = Tensor::from_f32(&[3, 2], &[1.0; 6]).unwrap();
+        assert!(!tensor.transposed(&[1, 0]).unwrap().payload().is_deferred());
+    }
 }

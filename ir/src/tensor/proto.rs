@@ -73,7 +73,7 @@ impl Tensor {
         if let Some(raw) = external {
             proto.external_data.clear();
             proto.data_location = None;
-            proto.raw_data = Some(raw);
+            proto.raw_data = Some(raw.into());
         } else if proto.data_location == Some(onnx_opt_proto::tensor_proto::DataLocation::External as i32) {
             return Err(TensorError::External);
         }
@@ -82,13 +82,13 @@ impl Tensor {
             if proto.raw_data.as_ref().is_some_and(|raw| !raw.is_empty()) {
                 return Err(TensorError::NoRawForm(element));
             }
-            let strings: Vec<Bytes> = std::mem::take(&mut proto.string_data);
+            let strings = std::mem::take(&mut proto.string_data).into_iter().map(Bytes::from).collect();
             let mut tensor = Self::from_strings(&shape, strings)?;
             tensor.origin = keep_origin(proto);
             return Ok(tensor);
         }
         if let Some(raw) = proto.raw_data.take() {
-            let mut tensor = Self::from_raw(element, &shape, raw)?;
+            let mut tensor = Self::from_payload(element, &shape, raw)?;
             tensor.origin = keep_origin(proto);
             return Ok(tensor);
         }

@@ -1,6 +1,7 @@
 //! Elements in another order of axes, moved in blocks that the caches of a processor hold.
 
-use std::mem::MaybeUninit;
+use onnx_opt_proto::{Payload, Recipe};
+use smallvec::SmallVec;
 
 /// An axis of the result: its size, and how far apart its elements lie in the operand and in the result, in elements.
 #[derive(Clone, Copy)]
@@ -13,28 +14,96 @@ struct Axis {
 /// Side of a square of elements that is moved at once: both its rows and its columns stay in the nearest cache.
 const BLOCK: usize = 16;
 
-/// The dense elements of a tensor, `width` bytes each, with axis `i` of the result being axis `permutation[i]` of
-/// `shape`. `permutation` is one of all axes. `None` for widths that no element type has.
-pub(super) fn transpose(raw: &[u8], width: usize, shape: &[usize], permutation: &[usize]) -> Option<Vec<u8>> {
-    let axes = merged(shape, permutation);
-    match axes.as_slice() {
-        _ if raw.is_empty() => Some(Vec::new()),
-        [] | [.., Axis { from: 1, .. }] => Some(by_rows(raw, width, &axes)),
-        _ => match width {
-            1 => by_blocks::<1>(raw, &axes),
-            2 => by_blocks::<2>(raw, &axes),
-            4 => by_blocks::<4>(raw, &axes),
-            8 => by_blocks::<8>(raw, &axes),
-            16 => by_blocks::<16>(raw, &axes),
-            _ => None,
-        },
+/// The dense elements of a tensor in another order of axes.
+pub(super) struct Transposed {
+    raw: Payload,
+    width: usize,
+    axes: Axes,
+}
+
+type Axes = SmallVec<[Axis; 4]>;
+
+impl Transposed {
+    /// The elements of a tensor of this `shape`, `width` bytes each, with axis `i` of the result being axis
+    /// `permutation[i]`. `permutation` is one of all axes. `None` for widths that no element type has, and where bytes
+    /// and shape do not fit.
+    pub(super) fn new(raw: Payload, width: usize, shape: &[usize], permutation: &[usize]) -> Option<Self> {
+        let count = super::element_count(shape)?;
+        let fits = matches!(width, 1 | 2 | 4 | 8 | 16) && raw.len() == count.checked_mul(width)?;
+        fits.then(|| Self { raw, width, axes: merged(shape, permutation) })
+    }
+}
+
+impl Recipe for Transposed {
+    fn fill(&self, start: usize, part: &mut [u8]) {
+        if part.is_empty() {
+            return;
+        }
+        // Kept, as any part of the result may take elements of all the operand.
+        let raw = self.raw.bytes();
+        let end = start + part.len();
+        match self.width {
+            1 => Boxes::<1>::new(raw, part).fill(&self.axes, 0, start, end),
+            2 => Boxes::<2>::new(raw, part).fill(&self.axes, 0, start / 2, end / 2),
+            4 => Boxes::<4>::new(raw, part).fill(&self.axes, 0, start / 4, end / 4),
+            8 => Boxes::<8>::new(raw, part).fill(&self.axes, 0, start / 8, end / 8),
+            _ => Boxes::<16>::new(raw, part).fill(&self.axes, 0, start / 16, end / 16),
+        }
+    }
+}
+
+/// Elements of a result that are put in place box by box, each of which has whole axes behind its first one.
+struct Boxes<'a, const WIDTH: usize> {
+    operand: &'a [[u8; WIDTH]],
+    /// What is still to be filled.
+    result: &'a mut [[u8; WIDTH]],
+}
+
+impl<'a, const WIDTH: usize> Boxes<'a, WIDTH> {
+    fn new(operand: &'a [u8], result: &'a mut [u8]) -> Self {
+        Self { operand: operand.as_chunks().0, result: result.as_chunks_mut().0 }
+    }
+
+    /// Fills in what `axes` have between two places, of the operand from `base` on.
+    fn fill(&mut self, axes: &[Axis], base: usize, start: usize, end: usize) {
+        let Some((first, inner)) = axes.split_first() else {
+            return self.fill_box(&[], base, end - start);
+        };
+        let (index, within) = (start / first.to, start % first.to);
+        let last = end / first.to;
+        if within > 0 && end.div_ceil(first.to) == index + 1 {
+            return self.fill(inner, base + index * first.from, within, within + end - start);
+        }
+        if within > 0 {
+            self.fill(inner, base + index * first.from, within, first.to);
+        }
+        let whole = start.div_ceil(first.to);
+        if whole < last {
+            let mut axes = Axes::from_slice(axes);
+            axes[0].size = last - whole;
+            self.fill_box(&axes, base + whole * first.from, (last - whole) * first.to);
+        }
+        if end > last * first.to {
+            self.fill(inner, base + last * first.from, 0, end - last * first.to);
+        }
+    }
+
+    fn fill_box(&mut self, axes: &[Axis], base: usize, count: usize) {
+        let result = std::mem::take(&mut self.result);
+        let (result, rest) = result.split_at_mut(count);
+        self.result = rest;
+        let operand = &self.operand[base..];
+        match axes {
+            [.., Axis { from: 1, .. }] => by_rows(operand, axes, result),
+            _ => by_blocks(operand, axes, result),
+        }
     }
 }
 
 /// The axes of the result, without those of size 1, and those that stay side by side as one.
-fn merged(shape: &[usize], permutation: &[usize]) -> Vec<Axis> {
+fn merged(shape: &[usize], permutation: &[usize]) -> Axes {
     let strides = super::row_major_strides(shape);
-    let mut axes: Vec<Axis> = Vec::new();
+    let mut axes = Axes::new();
     for &axis in permutation.iter().filter(|&&axis| shape[axis] != 1) {
         let (size, from) = (shape[axis], strides[axis]);
         match axes.last_mut() {
@@ -78,25 +147,21 @@ fn each_index(axes: &[Axis], visit: &mut dyn FnMut(usize, usize)) {
 }
 
 /// Runs of the last axis lie together in both.
-fn by_rows(raw: &[u8], width: usize, axes: &[Axis]) -> Vec<u8> {
-    let Some((row, outer)) = axes.split_last() else { return raw.to_vec() };
-    let mut out = Vec::with_capacity(raw.len());
-    each_index(outer, &mut |from, _| out.extend_from_slice(&raw[from * width..(from + row.size) * width]));
-    out
+fn by_rows<T: Copy>(operand: &[T], axes: &[Axis], result: &mut [T]) {
+    let Some((row, outer)) = axes.split_last() else { return };
+    each_index(outer, &mut |from, to| {
+        result[to..to + row.size].copy_from_slice(&operand[from..from + row.size]);
+    });
 }
 
-/// The last axis of the operand is an earlier one of the result: squares over these two, for every index of the others.
-fn by_blocks<const WIDTH: usize>(raw: &[u8], axes: &[Axis]) -> Option<Vec<u8>> {
-    let (row, rest) = axes.split_last()?;
-    let column = rest.iter().position(|axis| axis.from == 1)?;
+/// Squares over the last axis of the result and that along which the operand lies, for every index of the others.
+fn by_blocks<T: Copy>(operand: &[T], axes: &[Axis], result: &mut [T]) {
+    /// Of an element alone, and of a line across the operand.
+    const ONE: Axis = Axis { size: 1, from: 1, to: 1 };
+    let (&row, rest) = axes.split_last().unwrap_or((&ONE, &[]));
+    let along = rest.iter().position(|axis| axis.from == 1);
     let mut outer = rest.to_vec();
-    let column = outer.remove(column);
-    let (operand, _) = raw.as_chunks::<WIDTH>();
-    if axes.iter().map(|axis| axis.size).product::<usize>() != operand.len() {
-        return None;
-    }
-    let mut out = Vec::with_capacity(operand.len());
-    let result = &mut out.spare_capacity_mut()[..operand.len()];
+    let column = along.map_or(ONE, |along| outer.remove(along));
     each_index(&outer, &mut |from, to| {
         // Along the lines of the operand, whose next elements a processor fetches ahead.
         for left in (0..row.size).step_by(BLOCK) {
@@ -112,38 +177,28 @@ fn by_blocks<const WIDTH: usize>(raw: &[u8], axes: &[Axis]) -> Option<Vec<u8>> {
             }
         }
     });
-    // SAFETY: there are as many places as the axes have indices, which lead to one each, and all have been filled.
-    unsafe { out.set_len(operand.len()) };
-    Some(out.into_flattened())
 }
 
 /// Puts lines of [`BLOCK`] elements of the operand, which are `from` apart, in place as columns of the result, whose
 /// lines are `to` apart.
-fn square<T: Copy>(operand: &[T], from: usize, result: &mut [MaybeUninit<T>], to: usize) {
+fn square<T: Copy>(operand: &[T], from: usize, result: &mut [T], to: usize) {
     // Lines that are far apart may displace each other from a cache: each of them is touched once.
-    let mut square = [[operand[0]; BLOCK]; BLOCK];
-    for (x, line) in square.iter_mut().enumerate() {
-        line.copy_from_slice(&operand[x * from..][..BLOCK]);
-    }
+    let square: [[T; BLOCK]; BLOCK] = std::array::from_fn(|x| {
+        let line = &operand[x * from..][..BLOCK];
+        std::array::from_fn(|y| line[y])
+    });
     for y in 0..BLOCK {
-        let line: [_; BLOCK] = std::array::from_fn(|x| MaybeUninit::new(square[x][y]));
+        let line: [_; BLOCK] = std::array::from_fn(|x| square[x][y]);
         result[y * to..][..BLOCK].copy_from_slice(&line);
     }
 }
 
 /// The same for lines of `height` elements, `width` of them. Apart from whole squares, whose sizes the compiler knows.
 #[inline(never)]
-fn part<T: Copy>(
-    operand: &[T],
-    from: usize,
-    result: &mut [MaybeUninit<T>],
-    to: usize,
-    width: usize,
-    height: usize,
-) {
+fn part<T: Copy>(operand: &[T], from: usize, result: &mut [T], to: usize, width: usize, height: usize) {
     for y in 0..height {
         for x in 0..width {
-            result[y * to + x].write(operand[x * from + y]);
+            result[y * to + x] = operand[x * from + y];
         }
     }
 }
@@ -170,6 +225,17 @@ mod tests {
         out
     }
 
+    fn transposed(raw: &[u8], width: usize, shape: &[usize], permutation: &[usize]) -> Transposed {
+        Transposed::new(raw.to_vec().into(), width, shape, permutation).unwrap()
+    }
+
+    /// What the recipe has between two elements.
+    fn filled(recipe: &Transposed, start: usize, end: usize) -> Vec<u8> {
+        let mut part = vec![0; (end - start) * recipe.width];
+        recipe.fill(start * recipe.width, &mut part);
+        part
+    }
+
     proptest! {
         #[test]
         fn every_order_of_axes(
@@ -177,11 +243,17 @@ mod tests {
                 .prop_flat_map(|shape| (Just((0..shape.len()).collect::<Vec<_>>()).prop_shuffle(), Just(shape)))
                 .prop_map(|(permutation, shape)| (shape, permutation)),
             width in prop::sample::select(vec![1usize, 2, 4, 8, 16]),
+            ends in [0.0..=1.0, 0.0..=1.0],
         ) {
             let count: usize = shape.iter().product();
             let raw: Vec<u8> = (0..count * width).map(|i| (i * 131 % 251) as u8).collect();
-            let result = transpose(&raw, width, &shape, &permutation).unwrap();
-            prop_assert_eq!(result, expected(&raw, width, &shape, &permutation));
+            let recipe = transposed(&raw, width, &shape, &permutation);
+            let expected = expected(&raw, width, &shape, &permutation);
+            prop_assert_eq!(&filled(&recipe, 0, count), &expected);
+            let mut ends = ends.map(|end: f64| (end * count as f64) as usize);
+            ends.sort_unstable();
+            let [start, end] = ends;
+            prop_assert_eq!(&filled(&recipe, start, end), &expected[start * width..end * width]);
         }
     }
 
@@ -190,14 +262,28 @@ mod tests {
         for shape in [[16, 16], [16, 40], [50, 33], [3, 64]] {
             for width in [1, 2, 4, 8, 16] {
                 let raw: Vec<u8> = (0..shape[0] * shape[1] * width).map(|i| (i * 131 % 251) as u8).collect();
-                let result = transpose(&raw, width, &shape, &[1, 0]).unwrap();
+                let result = filled(&transposed(&raw, width, &shape, &[1, 0]), 0, shape[0] * shape[1]);
                 assert_eq!(result, expected(&raw, width, &shape, &[1, 0]), "{shape:?} {width}");
             }
         }
     }
 
     #[test]
-    fn no_element_is_three_bytes_wide() {
-        assert_eq!(transpose(&[0; 12], 3, &[2, 2], &[1, 0]), None);
+    fn every_part_of_a_result() {
+        let (shape, permutation) = ([3, 4, 5], [1, 2, 0]);
+        let raw: Vec<u8> = (0..60 * 2).collect();
+        let recipe = transposed(&raw, 2, &shape, &permutation);
+        let expected = expected(&raw, 2, &shape, &permutation);
+        for start in 0..60 {
+            for end in start..=60 {
+                assert_eq!(filled(&recipe, start, end), expected[start * 2..end * 2], "{start} {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        assert!(Transposed::new(vec![0; 12].into(), 3, &[2, 2], &[1, 0]).is_none());
+        assert!(Transposed::new(vec![0; 12].into(), 4, &[2, 2], &[1, 0]).is_none());
     }
 }

@@ -6,9 +6,8 @@
 use onnx_opt_ir::{Attributes, Graph, Node, ValueId};
 
 use super::facts::element;
-use super::weights::{
-    Affine, Channels, bias_values, dot, each_row, own_weight, product, repeated, rounded, scaled,
-};
+use super::scaling::scaled;
+use super::weights::{Affine, Channels, bias_values, dot, each_row, own_weight, product, repeated, rounded};
 use crate::matrix::MAX_PRODUCT;
 use crate::rewrite::{Miss, Operand, Patch, Rewrite, Site, ensure, found};
 

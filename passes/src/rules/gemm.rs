@@ -5,7 +5,8 @@ use onnx_opt_ir::{Attributes, ElementType, Graph, Node, ValueId};
 
 use super::facts::element;
 use super::idiom::known_as_part;
-use super::weights::{Affine, Channels, channel_values, numbers, own_weight, rounded, scaled};
+use super::scaling::scaled;
+use super::weights::{Affine, Channels, channel_values, numbers, own_weight, rounded};
 use crate::matrix::{MAX_PRODUCT, product};
 use crate::rewrite::language::finish;
 use crate::rewrite::{Miss, Operand, Patch, Rewrite, Site, ensure, found};

@@ -35,6 +35,7 @@ pub mod repeated;
 pub mod reshape;
 pub mod rotary;
 pub mod rows;
+mod scaling;
 pub mod scatter;
 pub mod sequence;
 pub mod shape;

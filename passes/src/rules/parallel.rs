@@ -109,16 +109,7 @@ fn joined(tensors: &[&Tensor], axis: usize) -> Result<Tensor, Miss> {
     ensure(first.element().is_float(), "the weights are no floats")?;
     let bytes: usize = tensors.iter().map(|tensor| tensor.byte_len()).sum();
     ensure(bytes <= LARGEST, "the weights are large: their products gain nothing side by side")?;
-    shape[axis] = sizes.iter().sum();
-    let blocks: usize = shape[..axis].iter().product();
-    let mut raw = Vec::with_capacity(bytes);
-    for block in 0..blocks {
-        for tensor in tensors {
-            let length = tensor.byte_len() / blocks;
-            raw.extend_from_slice(&tensor.raw()[block * length..][..length]);
-        }
-    }
-    Tensor::from_raw(first.element(), &shape, raw.into()).map_err(|error| error.to_string().into())
+    Tensor::concatenated(tensors, axis).ok_or_else(|| "the weights cannot be joined".into())
 }
 
 /// A product with a constant matrix, and the constant that is added to it.

@@ -1,5 +1,5 @@
-//! Constant weights: what an operator does to each channel, and tensors scaled by that. Numbers are computed in double
-//! precision and rounded once, to the element type of the weight.
+//! Constant weights: what an operator does to each channel. Numbers are computed in double precision and rounded once, to
+//! the element type of the weight.
 
 use std::sync::Arc;
 
@@ -175,7 +175,7 @@ pub(super) fn bias_values(graph: &Graph, bias: Option<ValueId>, count: usize) ->
 /// For other types.
 pub(super) fn numbers(tensor: &Tensor) -> Result<Vec<f64>, Miss> {
     let mut all = Vec::with_capacity(tensor.len());
-    decode(tensor.element(), tensor.raw(), &mut all)?;
+    decode(tensor.element(), &tensor.to_raw(), &mut all)?;
     Ok(all)
 }
 
@@ -186,7 +186,7 @@ pub(super) fn numbers(tensor: &Tensor) -> Result<Vec<f64>, Miss> {
 pub(super) fn each_row(tensor: &Tensor, length: usize, visit: &mut dyn FnMut(&[f64])) -> Result<(), Miss> {
     let bytes = tensor.element().raw_len(length).unwrap_or(0).max(1);
     let mut row = Vec::with_capacity(length);
-    for raw in tensor.raw().chunks(bytes) {
+    for raw in tensor.to_raw().chunks(bytes) {
         row.clear();
         decode(tensor.element(), raw, &mut row)?;
         visit(&row);
@@ -247,34 +247,6 @@ pub(super) fn rounded(
     Tensor::from_raw(element, shape, raw.into()).map_err(|error| error.to_string().into())
 }
 
-/// A tensor of which each run of `run` elements (row-major) is multiplied by one factor; behind the last factor the first
-/// one follows again.
-///
-/// # Errors
-/// If a product leaves the range of the element type, or so many vanish at its lower end that digits are lost.
-pub(super) fn scaled(tensor: &Tensor, run: usize, factors: &[f64]) -> Result<Tensor, Miss> {
-    let raw = tensor.raw();
-    macro_rules! scaled_as {
-        ($type:ty, $round:expr) => {{
-            let runs = Runs {
-                decode: |bytes| <$type>::from_le_bytes(bytes).into(),
-                encode: |value: f64| $round(value).to_le_bytes(),
-                is_normal: |bytes| <$type>::from_le_bytes(bytes).is_normal(),
-                epsilon: <$type>::EPSILON.into(),
-            };
-            scaled_runs(&runs, raw, run, factors)
-        }};
-    }
-    let raw = match tensor.element() {
-        ElementType::Float => scaled_as!(f32, |value| value as f32),
-        ElementType::Double => scaled_as!(f64, |value| value),
-        ElementType::Float16 => scaled_as!(f16, f16::from_f64),
-        ElementType::Bfloat16 => scaled_as!(bf16, bf16::from_f64),
-        _ => return Err("the weight is not floating-point".into()),
-    };
-    Tensor::from_raw(tensor.element(), tensor.shape(), raw?.into()).map_err(|error| error.to_string().into())
-}
-
 /// The product of two row-major matrices of weights, of `[rows, inner]` and `[inner, columns]` elements, unrounded.
 ///
 /// # Errors
@@ -284,7 +256,7 @@ pub(super) fn product(left: &Tensor, right: &Tensor, sizes: [usize; 3]) -> Resul
     macro_rules! product_as {
         ($type:ty) => {{
             let number = |bytes| <$type>::from_le_bytes(bytes).into();
-            matrix::product(left.raw().as_chunks().0, right.raw().as_chunks().0, number, sizes)
+            matrix::product(left.to_raw().as_chunks().0, right.to_raw().as_chunks().0, number, sizes)
         }};
     }
     Ok(match left.element() {
@@ -297,7 +269,7 @@ pub(super) fn product(left: &Tensor, right: &Tensor, sizes: [usize; 3]) -> Resul
 }
 
 /// Sums that are added up side by side, as one would wait for the other.
-const LANES: usize = 8;
+pub(super) const LANES: usize = 8;
 
 /// Σ aᵢ·bᵢ
 #[multiversion(targets("x86_64+avx2"))]
@@ -311,106 +283,6 @@ pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
     add(a_rest, b_rest);
     sums.iter().sum()
 }
-
-/// Runs of elements of a floating-point type of so many bytes, each of which is multiplied by a factor.
-struct Runs<D, E, N> {
-    decode: D,
-    /// Rounds to the type.
-    encode: E,
-    /// Whether a number keeps its digits: it is finite, and not so small that it loses some.
-    is_normal: N,
-    /// Distance of one from the next number of the type.
-    epsilon: f64,
-}
-
-/// The elements, multiplied by the factor of each run and rounded.
-///
-/// # Errors
-/// If an element is not finite, or the errors of rounding sum up to more than digits at their end.
-#[multiversion(targets("x86_64+avx2"))]
-fn scaled_runs<D, E, N, const BYTES: usize>(
-    runs: &Runs<D, E, N>,
-    raw: &[u8],
-    run: usize,
-    factors: &[f64],
-) -> Result<Vec<u8>, Miss>
-where
-    D: Fn([u8; BYTES]) -> f64,
-    E: Fn(f64) -> [u8; BYTES],
-    N: Fn([u8; BYTES]) -> bool,
-{
-    let Runs { decode, encode, is_normal, epsilon } = runs;
-    let elements = raw.as_chunks::<BYTES>().0;
-    // Lines that are as long as all short runs together have a factor for each element.
-    let lines = run < SHORT;
-    let each: Vec<f64> = match lines {
-        true => repeated(factors, run),
-        false => Vec::new(),
-    };
-    let line = if lines { each.len() } else { run }.max(1);
-    let mut result: Vec<[u8; BYTES]> = Vec::with_capacity(elements.len());
-    let mut keeps_digits = true;
-    for (elements, &factor) in elements.chunks(line).zip(factors.iter().cycle()) {
-        let start = result.len();
-        match lines {
-            true => result
-                .extend(elements.iter().zip(&each).map(|(&element, &own)| encode(decode(element) * own))),
-            false => result.extend(elements.iter().map(|&element| encode(decode(element) * factor))),
-        }
-        keeps_digits &= elements.iter().zip(&result[start..]).fold(true, |all, (&element, &rounded)| {
-            let is_zero = (decode(element) == 0.0) & (decode(rounded) == 0.0);
-            all & (is_normal(rounded) | is_zero)
-        });
-    }
-    // Normal numbers keep their digits. Others are rare, and few of them do no harm.
-    if !keeps_digits {
-        let (total, lost) = errors(decode, elements, &result, line, factors, &each);
-        ensure(f64::is_finite(total + lost), "a folded weight would leave the range of its type")?;
-        ensure(lost <= epsilon * total, "the folded weights would lose digits")?;
-    }
-    Ok(result.into_flattened())
-}
-
-/// The magnitudes of all exact products, and of all that rounding changed, summed up: of lines of elements with one factor
-/// each, or with all of `each` where there are any.
-#[multiversion(targets("x86_64+avx2"))]
-fn errors<const BYTES: usize>(
-    decode: impl Fn([u8; BYTES]) -> f64,
-    elements: &[[u8; BYTES]],
-    results: &[[u8; BYTES]],
-    line: usize,
-    factors: &[f64],
-    each: &[f64],
-) -> (f64, f64) {
-    let (mut total, mut lost) = ([0.0; LANES], [0.0; LANES]);
-    let mut add = |elements: &[[u8; BYTES]], results: &[[u8; BYTES]], factors: &[f64]| {
-        let sums = total.iter_mut().zip(&mut lost);
-        for (((&element, &rounded), factor), (total, lost)) in
-            elements.iter().zip(results).zip(factors).zip(sums)
-        {
-            let exact = decode(element) * factor;
-            *total += exact.abs();
-            *lost += (exact - decode(rounded)).abs();
-        }
-    };
-    for ((elements, results), &factor) in
-        elements.chunks(line).zip(results.chunks(line)).zip(factors.iter().cycle())
-    {
-        let same = [factor; LANES];
-        let own = &each[..elements.len().min(each.len())];
-        let ((blocks, rest), (result_blocks, result_rest)) =
-            (elements.as_chunks::<LANES>(), results.as_chunks::<LANES>());
-        let (own_blocks, own_rest) = own.as_chunks::<LANES>();
-        for (place, (block, result_block)) in blocks.iter().zip(result_blocks).enumerate() {
-            add(block, result_block, own_blocks.get(place).unwrap_or(&same));
-        }
-        add(rest, result_rest, if own.is_empty() { &same } else { own_rest });
-    }
-    (total.iter().sum(), lost.iter().sum())
-}
-
-/// Elements of a run that is too short for a loop of its own.
-const SHORT: usize = 32;
 
 /// Each number so many times.
 pub(super) fn repeated(numbers: &[f64], times: usize) -> Vec<f64> {
@@ -442,36 +314,6 @@ mod tests {
         }
         assert_eq!(values(&[3], Some(3)), None);
         assert_eq!(values(&[3], Some(usize::MAX - 1)), None);
-    }
-
-    #[test]
-    fn half_precision_keeps_its_range_and_digits() {
-        let tensor = Tensor::from_f64(ElementType::Float16, &[2], &[100.0, -0.5]).unwrap();
-        let by = |factor: f64| scaled(&tensor, 2, &[factor]).map(|tensor| tensor.to_f64().unwrap());
-        assert_eq!(by(2.0), Ok(vec![200.0, -1.0]));
-        assert_eq!(by(1000.0), Err("a folded weight would leave the range of its type".into()));
-        assert_eq!(by(1e-8), Err("the folded weights would lose digits".into()));
-        assert_eq!(by(f64::NAN), Err("a folded weight would leave the range of its type".into()));
-    }
-
-    #[test]
-    fn rounds_once() {
-        // 1 + 2⁻²⁴ + 2⁻⁵⁰ lies above the tie: rounding first to a double's neighbour would not matter, twice would.
-        let tensor = Tensor::from_f32(&[1], &[1.0]).unwrap();
-        let factor = 1.0 + 2f64.powi(-24) + 2f64.powi(-50);
-        assert_eq!(scaled(&tensor, 2, &[factor]).unwrap().to_f32(), Some(vec![1.0 + f32::EPSILON]));
-    }
-    #[test]
-    fn factors_of_short_and_long_runs_come_again() {
-        for run in [1, 3, SHORT - 1, SHORT, SHORT + 5] {
-            let count = 2 * 3 * run;
-            let values: Vec<f64> = (0..count).map(|place| place as f64 - 7.0).collect();
-            let tensor = Tensor::from_f64(ElementType::Float, &[2, 3, run], &values).unwrap();
-            let factors = [2.0, -0.5, 4.0];
-            let expected: Vec<f64> =
-                values.iter().enumerate().map(|(place, value)| value * factors[place / run % 3]).collect();
-            assert_eq!(scaled(&tensor, run, &factors).unwrap().to_f64().unwrap(), expected, "{run}");
-        }
     }
 
     #[test]

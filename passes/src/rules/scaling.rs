@@ -1,0 +1,257 @@
+//! Weights multiplied by factors, in double precision and rounded once, to their element type.
+
+use half::{bf16, f16};
+use multiversion::multiversion;
+use onnx_opt_ir::{ElementType, Payload, Recipe, Tensor};
+
+use super::weights::{LANES, repeated};
+use crate::rewrite::{Miss, ensure};
+
+/// A tensor of which each run of `run` elements (row-major) is multiplied by one factor; behind the last factor the first
+/// one follows again.
+///
+/// # Errors
+/// If a product leaves the range of the element type, or so many vanish at its lower end that digits are lost.
+pub(super) fn scaled(tensor: &Tensor, run: usize, factors: &[f64]) -> Result<Tensor, Miss> {
+    ensure(!factors.is_empty(), "there are no factors")?;
+    let factors = Factors::new(run, factors);
+    macro_rules! scaled_as {
+        ($type:ty, $round:expr) => {{
+            let number = Number {
+                decode: |bytes| <$type>::from_le_bytes(bytes).into(),
+                encode: |value: f64| $round(value).to_le_bytes(),
+                is_normal: |bytes| <$type>::from_le_bytes(bytes).is_normal(),
+                epsilon: <$type>::EPSILON.into(),
+            };
+            keep_digits(&number, tensor.to_raw().as_chunks().0, &factors)?;
+            Tensor::deferred(
+                tensor.element(),
+                tensor.shape(),
+                Scaled { raw: tensor.payload(), number, factors },
+            )
+        }};
+    }
+    let scaled = match tensor.element() {
+        ElementType::Float => scaled_as!(f32, |value| value as f32),
+        ElementType::Double => scaled_as!(f64, |value| value),
+        ElementType::Float16 => scaled_as!(f16, f16::from_f64),
+        ElementType::Bfloat16 => scaled_as!(bf16, bf16::from_f64),
+        _ => return Err("the weight is not floating-point".into()),
+    };
+    scaled.map_err(|error| error.to_string().into())
+}
+
+/// How the numbers of a floating-point type are read and written.
+struct Number<D, E, N> {
+    decode: D,
+    /// Rounds to the type.
+    encode: E,
+    /// Whether a number keeps its digits: it is finite, and not so small that it loses some.
+    is_normal: N,
+    /// Distance of one from the next number of the type.
+    epsilon: f64,
+}
+
+/// Elements of a run that is too short for a loop of its own.
+const SHORT: usize = 32;
+
+/// Factors of runs of elements.
+struct Factors {
+    run: usize,
+    factors: Vec<f64>,
+    /// Where runs are short, a factor for each element of all of them.
+    each: Vec<f64>,
+}
+
+impl Factors {
+    fn new(run: usize, factors: &[f64]) -> Self {
+        let each = if run < SHORT { repeated(factors, run) } else { Vec::new() };
+        Self { run, factors: factors.to_vec(), each }
+    }
+
+    /// Elements of a line: a run, or all short ones.
+    fn line(&self) -> usize {
+        if self.each.is_empty() { self.run.max(1) } else { self.each.len() }
+    }
+}
+
+/// The products of the elements of a tensor and their factors.
+struct Scaled<D, E, N> {
+    raw: Payload,
+    number: Number<D, E, N>,
+    factors: Factors,
+}
+
+impl<D, E, N, const BYTES: usize> Recipe for Scaled<D, E, N>
+where
+    D: Fn([u8; BYTES]) -> f64 + Send + Sync,
+    E: Fn(f64) -> [u8; BYTES] + Send + Sync,
+    N: Fn([u8; BYTES]) -> bool + Send + Sync,
+{
+    fn fill(&self, start: usize, part: &mut [u8]) {
+        self.raw.fill(start, part);
+        multiply(&self.number, start / BYTES, part.as_chunks_mut().0, &self.factors);
+    }
+}
+
+/// Multiplies elements of a tensor, from that at `start` on, by the factor of each run, and rounds them.
+#[multiversion(targets("x86_64+avx2"))]
+fn multiply<D, E, N, const BYTES: usize>(
+    number: &Number<D, E, N>,
+    start: usize,
+    elements: &mut [[u8; BYTES]],
+    factors: &Factors,
+) where
+    D: Fn([u8; BYTES]) -> f64,
+    E: Fn(f64) -> [u8; BYTES],
+{
+    let Number { decode, encode, .. } = number;
+    let line = factors.line();
+    let (mut index, mut within, mut rest) = (start / line, start % line, elements);
+    while !rest.is_empty() {
+        let (elements, after) = rest.split_at_mut(rest.len().min(line - within));
+        if factors.each.is_empty() {
+            let factor = factors.factors[index % factors.factors.len()];
+            elements.iter_mut().for_each(|element| *element = encode(decode(*element) * factor));
+        } else {
+            let own = elements.iter_mut().zip(&factors.each[within..]);
+            own.for_each(|(element, factor)| *element = encode(decode(*element) * factor));
+        }
+        (index, within, rest) = (index + 1, 0, after);
+    }
+}
+
+/// Looks at what [`multiply`] gives.
+///
+/// # Errors
+/// If a product is not finite, or the errors of rounding sum up to more than digits at their end.
+fn keep_digits<D, E, N, const BYTES: usize>(
+    number: &Number<D, E, N>,
+    elements: &[[u8; BYTES]],
+    factors: &Factors,
+) -> Result<(), Miss>
+where
+    D: Fn([u8; BYTES]) -> f64,
+    E: Fn(f64) -> [u8; BYTES],
+    N: Fn([u8; BYTES]) -> bool,
+{
+    // Normal numbers keep their digits. Others are rare, and few of them do no harm.
+    if !are_normal(number, elements, factors) {
+        let (total, lost) = errors(number, elements, factors);
+        ensure(f64::is_finite(total + lost), "a folded weight would leave the range of its type")?;
+        ensure(lost <= number.epsilon * total, "the folded weights would lose digits")?;
+    }
+    Ok(())
+}
+
+/// Whether all products are numbers with all digits, or of zeros.
+#[multiversion(targets("x86_64+avx2"))]
+fn are_normal<D, E, N, const BYTES: usize>(
+    number: &Number<D, E, N>,
+    elements: &[[u8; BYTES]],
+    factors: &Factors,
+) -> bool
+where
+    D: Fn([u8; BYTES]) -> f64,
+    E: Fn(f64) -> [u8; BYTES],
+    N: Fn([u8; BYTES]) -> bool,
+{
+    let Number { decode, encode, is_normal, .. } = number;
+    let keeps_digits = |element, factor| {
+        let rounded = encode(decode(element) * factor);
+        let is_zero = (decode(element) == 0.0) & (decode(rounded) == 0.0);
+        is_normal(rounded) | is_zero
+    };
+    let mut all_keep = true;
+    for (elements, &factor) in elements.chunks(factors.line()).zip(factors.factors.iter().cycle()) {
+        all_keep &= if factors.each.is_empty() {
+            elements.iter().fold(true, |all, &element| all & keeps_digits(element, factor))
+        } else {
+            let own = elements.iter().zip(&factors.each);
+            own.fold(true, |all, (&element, &factor)| all & keeps_digits(element, factor))
+        };
+    }
+    all_keep
+}
+
+/// The magnitudes of all exact products, and of all that rounding changes, summed up.
+#[multiversion(targets("x86_64+avx2"))]
+fn errors<D, E, N, const BYTES: usize>(
+    number: &Number<D, E, N>,
+    elements: &[[u8; BYTES]],
+    factors: &Factors,
+) -> (f64, f64)
+where
+    D: Fn([u8; BYTES]) -> f64,
+    E: Fn(f64) -> [u8; BYTES],
+{
+    let Number { decode, encode, .. } = number;
+    let (mut total, mut lost) = ([0.0; LANES], [0.0; LANES]);
+    let mut add = |elements: &[[u8; BYTES]], factors: &[f64]| {
+        let sums = total.iter_mut().zip(&mut lost);
+        for ((&element, factor), (total, lost)) in elements.iter().zip(factors).zip(sums) {
+            let exact = decode(element) * factor;
+            *total += exact.abs();
+            *lost += (exact - decode(encode(exact))).abs();
+        }
+    };
+    for (elements, &factor) in elements.chunks(factors.line()).zip(factors.factors.iter().cycle()) {
+        let same = [factor; LANES];
+        let own = &factors.each[..elements.len().min(factors.each.len())];
+        let (blocks, rest) = elements.as_chunks::<LANES>();
+        let (own_blocks, own_rest) = own.as_chunks::<LANES>();
+        for (place, block) in blocks.iter().enumerate() {
+            add(block, own_blocks.get(place).unwrap_or(&same));
+        }
+        add(rest, if own.is_empty() { &same } else { own_rest });
+    }
+    (total.iter().sum(), lost.iter().sum())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn half_precision_keeps_its_range_and_digits() {
+        let tensor = Tensor::from_f64(ElementType::Float16, &[2], &[100.0, -0.5]).unwrap();
+        let by = |factor: f64| scaled(&tensor, 2, &[factor]).map(|tensor| tensor.to_f64().unwrap());
+        assert_eq!(by(2.0), Ok(vec![200.0, -1.0]));
+        assert_eq!(by(1000.0), Err("a folded weight would leave the range of its type".into()));
+        assert_eq!(by(1e-8), Err("the folded weights would lose digits".into()));
+        assert_eq!(by(f64::NAN), Err("a folded weight would leave the range of its type".into()));
+    }
+
+    #[test]
+    fn rounds_once() {
+        // 1 + 2⁻²⁴ + 2⁻⁵⁰ lies above the tie: rounding first to a double's neighbour would not matter, twice would.
+        let tensor = Tensor::from_f32(&[1], &[1.0]).unwrap();
+        let factor = 1.0 + 2f64.powi(-24) + 2f64.powi(-50);
+        assert_eq!(scaled(&tensor, 2, &[factor]).unwrap().to_f32(), Some(vec![1.0 + f32::EPSILON]));
+    }
+    #[test]
+    fn factors_of_short_and_long_runs_come_again() {
+        for run in [1, 3, SHORT - 1, SHORT, SHORT + 5] {
+            let count = 2 * 3 * run;
+            let values: Vec<f64> = (0..count).map(|place| place as f64 - 7.0).collect();
+            let tensor = Tensor::from_f64(ElementType::Float, &[2, 3, run], &values).unwrap();
+            let factors = [2.0, -0.5, 4.0];
+            let expected: Vec<f64> =
+                values.iter().enumerate().map(|(place, value)| value * factors[place / run % 3]).collect();
+            assert_eq!(scaled(&tensor, run, &factors).unwrap().to_f64().unwrap(), expected, "{run}");
+        }
+    }
+
+    #[test]
+    fn a_part_is_what_the_whole_has_there() {
+        let values: Vec<f64> = (0..40_000).map(|place| f64::from(place) - 7.3).collect();
+        let tensor = Tensor::from_f64(ElementType::Float, &[200, 200], &values).unwrap();
+        let scaled = scaled(&tensor, 40, &[2.0, -0.7, 1.3]).unwrap().payload();
+        let mut part = [0; 400];
+        assert!(scaled.is_deferred());
+        scaled.fill(4000, &mut part);
+        assert_eq!(part, scaled.bytes()[4000..4400]);
+    }
+}
