@@ -9,15 +9,17 @@ use bytes::Bytes;
 
 /// What one write takes.
 pub(crate) struct Block {
-    /// Small pieces together.
-    pub(crate) gathered: Vec<u8>,
+    /// A buffer that begins with small pieces together.
+    pub(crate) buffer: Vec<u8>,
+    /// How many bytes of it they take.
+    pub(crate) gathered: usize,
     /// A large piece behind them.
     pub(crate) more: Bytes,
 }
 
 /// Who writes blocks.
 pub(crate) trait Drain {
-    /// Takes a block, and gives a buffer to gather the next one in.
+    /// Takes a block, and gives a buffer to gather the next one in; an empty one, if none is free.
     fn take(&mut self, block: Block) -> Vec<u8>;
 
     /// Waits for all blocks; the first error, behind which nothing was written.
@@ -37,12 +39,12 @@ impl<W: Write> Direct<W> {
 }
 
 impl<W: Write> Drain for Direct<W> {
-    fn take(&mut self, Block { mut gathered, more }: Block) -> Vec<u8> {
+    fn take(&mut self, Block { buffer, gathered, more }: Block) -> Vec<u8> {
         if self.result.is_ok() {
-            self.result = write_all(&mut self.writer, &mut [IoSlice::new(&gathered), IoSlice::new(&more)]);
+            self.result =
+                write_all(&mut self.writer, &mut [IoSlice::new(&buffer[..gathered]), IoSlice::new(&more)]);
         }
-        gathered.clear();
-        gathered
+        buffer
     }
 
     fn finish(mut self: Box<Self>) -> io::Result<()> {
@@ -117,18 +119,18 @@ mod tests {
     use super::*;
 
     fn block(number: u8) -> Block {
-        Block { gathered: vec![number; 10], more: vec![number + 100; usize::from(number)].into() }
+        Block { buffer: vec![number; 10], gathered: 7, more: vec![number + 100; usize::from(number)].into() }
     }
 
     #[test]
     fn a_thread_writes_all_blocks_in_order() {
         let mut file = tempfile::tempfile().unwrap();
         let expected: Vec<u8> =
-            (0..50).flat_map(|number| [block(number).gathered, block(number).more.into()].concat()).collect();
+            (0..50).flat_map(|number| [vec![number; 7], block(number).more.into()].concat()).collect();
         thread::scope(|scope| {
             let mut drain = beside(scope, &file);
             for number in 0..50 {
-                assert!(drain.take(block(number)).is_empty());
+                drain.take(block(number));
             }
             drain.finish().unwrap();
         });

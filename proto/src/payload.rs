@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
-use bytes::{BufMut, Bytes};
+use bytes::{Buf, BufMut, Bytes};
 
 /// The bytes of a field of a message.
 ///
@@ -93,15 +93,21 @@ impl Payload {
         }
     }
 
-    /// Appends the bytes to `buffer`: deferred ones are made there.
+    /// Appends the bytes to `buffer`.
     fn put(&self, buffer: &mut impl BufMut) {
         match self.ready() {
             Ok(bytes) => buffer.put(bytes.clone()),
-            Err(deferred) => deferred.put(buffer),
+            Err(deferred) => buffer.put(Reader::new(deferred)),
         }
     }
 
-    /// The bytes as far as they are there.
+    /// The bytes, if they are there.
+    #[must_use]
+    pub fn get(&self) -> Option<&[u8]> {
+        self.ready().ok().map(|bytes| &bytes[..])
+    }
+
+    /// The bytes, or how they are made.
     fn ready(&self) -> Result<&Bytes, &Deferred> {
         match &self.0 {
             Content::Ready(bytes) => Ok(bytes),
@@ -116,36 +122,66 @@ impl Deferred {
         self.recipe.fill(0, &mut made);
         made.into()
     }
+}
 
-    fn put(&self, buffer: &mut impl BufMut) {
-        let mut start = 0;
-        while start < self.length {
-            let rest = self.length - start;
-            let room = buffer.chunk_mut();
-            let room = match room.len() {
-                length if length < rest => length / WIDEST * WIDEST,
-                _ => rest,
-            };
-            if room == 0 {
-                // An element would be cut.
-                let mut few = [0; WIDEST];
-                let few = &mut few[..rest.min(WIDEST)];
-                self.recipe.fill(start, few);
-                buffer.put_slice(few);
-                start += few.len();
-                continue;
-            }
-            let part = buffer.chunk_mut().as_mut_ptr();
-            // SAFETY: the chunk has at least `room` bytes, which are written before they are borrowed.
-            let part = unsafe {
-                part.write_bytes(0, room);
-                std::slice::from_raw_parts_mut(part, room)
-            };
-            self.recipe.fill(start, part);
-            // SAFETY: these bytes have been written.
-            unsafe { buffer.advance_mut(room) };
-            start += room;
-        }
+/// Deferred bytes while they are written: few of them at a time, or many where the reader has room for them.
+struct Reader<'a> {
+    deferred: &'a Deferred,
+    /// Where it is read on.
+    position: usize,
+    /// Bytes from the last multiple of [`WIDEST`] before that place on.
+    few: [u8; FEW],
+}
+
+/// Bytes that a [`Reader`] makes at a time, a multiple of [`WIDEST`].
+const FEW: usize = 1024;
+
+impl<'a> Reader<'a> {
+    fn new(deferred: &'a Deferred) -> Self {
+        let mut reader = Self { deferred, position: 0, few: [0; FEW] };
+        reader.make_few();
+        reader
+    }
+
+    fn make_few(&mut self) {
+        let start = self.position / WIDEST * WIDEST;
+        let count = (self.deferred.length - start).min(FEW);
+        self.deferred.recipe.fill(start, &mut self.few[..count]);
+    }
+
+    /// Copies to the begin of `out`, and gives the rest of it.
+    fn copy<'o>(&mut self, out: &'o mut [u8], count: usize) -> &'o mut [u8] {
+        let (here, rest) = out.split_at_mut(count.min(out.len()));
+        here.copy_from_slice(&self.chunk()[..here.len()]);
+        self.advance(here.len());
+        rest
+    }
+}
+
+impl Buf for Reader<'_> {
+    fn remaining(&self) -> usize {
+        self.deferred.length - self.position
+    }
+
+    fn chunk(&self) -> &[u8] {
+        let within = self.position % WIDEST;
+        &self.few[within..FEW.min(within + self.remaining())]
+    }
+
+    fn advance(&mut self, count: usize) {
+        assert!(count <= self.remaining(), "advanced past the end");
+        self.position += count;
+        self.make_few();
+    }
+
+    fn copy_to_slice(&mut self, out: &mut [u8]) {
+        // To where an element begins, whole ones, and the part of one.
+        let out = self.copy(out, self.position.next_multiple_of(WIDEST) - self.position);
+        let whole = if out.len() == self.remaining() { out.len() } else { out.len() / WIDEST * WIDEST };
+        let (here, rest) = out.split_at_mut(whole);
+        self.deferred.recipe.fill(self.position, here);
+        self.advance(whole);
+        self.copy(rest, WIDEST);
     }
 }
 

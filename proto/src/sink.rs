@@ -14,24 +14,26 @@ const BLOCK: usize = 256 * 1024;
 /// A `BufMut` over a drain. A `BufMut` cannot fail: the drain keeps the first error for [`finish`](Self::finish).
 pub(crate) struct Sink<'a> {
     drain: Box<dyn Drain + 'a>,
-    gathered: Vec<u8>,
+    /// A block, of which so many bytes are gathered.
+    buffer: Vec<u8>,
+    gathered: usize,
     drained: u64,
 }
 
 impl<'a> Sink<'a> {
     pub(crate) fn new(drain: Box<dyn Drain + 'a>) -> Self {
-        Self { drain, gathered: Vec::with_capacity(BLOCK), drained: 0 }
+        Self { drain, buffer: vec![0; BLOCK], gathered: 0, drained: 0 }
     }
 
     /// Bytes taken so far.
     pub(crate) fn position(&self) -> u64 {
-        self.drained + self.gathered.len() as u64
+        self.drained + self.gathered as u64
     }
 
     /// Writes what is left; returns the number of bytes, or the first error.
     pub(crate) fn finish(mut self) -> io::Result<u64> {
         let bytes = self.position();
-        if !self.gathered.is_empty() {
+        if self.gathered > 0 {
             self.drain_gathered_and(Bytes::new());
         }
         self.drain.finish().map(|()| bytes)
@@ -39,58 +41,70 @@ impl<'a> Sink<'a> {
 
     /// Gives away what was gathered and `more` behind it.
     fn drain_gathered_and(&mut self, more: Bytes) {
-        self.drained += (self.gathered.len() + more.len()) as u64;
-        let gathered = std::mem::take(&mut self.gathered);
-        self.gathered = self.drain.take(Block { gathered, more });
-        self.gathered.reserve_exact(BLOCK);
+        self.drained += (self.gathered + more.len()) as u64;
+        let (buffer, gathered) = (std::mem::take(&mut self.buffer), std::mem::take(&mut self.gathered));
+        self.buffer = self.drain.take(Block { buffer, gathered, more });
+        self.buffer.resize(BLOCK, 0);
     }
 
-    /// Puts a piece that the drain may keep.
+    /// Room in the block, of which there is some.
+    fn room(&mut self) -> &mut [u8] {
+        if self.gathered == BLOCK {
+            self.drain_gathered_and(Bytes::new());
+        }
+        &mut self.buffer[self.gathered..]
+    }
+
+    /// Takes what lies together and may be kept until it is written.
     fn put_piece(&mut self, mut piece: Bytes) {
-        if piece.len() > self.room() {
+        if piece.len() > self.room().len() {
             // What was gathered begins a block, and the last that the piece fills ends within it.
-            let over = (self.gathered.len() + piece.len()) % BLOCK;
+            let over = (self.gathered + piece.len()) % BLOCK;
             let blocks = piece.split_to(piece.len() - over);
             self.drain_gathered_and(blocks);
         }
-        self.gathered.extend_from_slice(&piece);
-    }
-
-    fn room(&self) -> usize {
-        BLOCK - self.gathered.len()
+        self.buffer[self.gathered..][..piece.len()].copy_from_slice(&piece);
+        self.gathered += piece.len();
     }
 }
 
-// SAFETY: `chunk_mut` hands out the spare capacity of a `Vec` and `advance_mut` takes it into its length, no more.
+// SAFETY: `chunk_mut` hands out initialized bytes of the buffer, and `advance_mut` only counts them.
 unsafe impl BufMut for Sink<'_> {
     fn remaining_mut(&self) -> usize {
         usize::MAX
     }
 
     unsafe fn advance_mut(&mut self, count: usize) {
-        assert!(count <= self.room(), "advanced past the chunk");
-        // SAFETY: the caller has filled `count` bytes of the spare capacity, which holds them.
-        unsafe { self.gathered.set_len(self.gathered.len() + count) };
+        assert!(count <= BLOCK - self.gathered, "advanced past the chunk");
+        self.gathered += count;
     }
 
     fn chunk_mut(&mut self) -> &mut UninitSlice {
-        if self.room() == 0 {
-            self.drain_gathered_and(Bytes::new());
-        }
-        let room = self.room();
-        (&mut self.gathered.spare_capacity_mut()[..room]).into()
-    }
-
-    fn put_slice(&mut self, bytes: &[u8]) {
-        if bytes.len() > self.room() {
-            self.put_piece(Bytes::copy_from_slice(bytes));
-        } else {
-            self.gathered.extend_from_slice(bytes);
-        }
+        self.room().into()
     }
 
     fn put<T: Buf>(&mut self, mut source: T) {
-        self.put_piece(source.copy_to_bytes(source.remaining()));
+        if source.chunk().len() == source.remaining() {
+            return self.put_piece(source.copy_to_bytes(source.remaining()));
+        }
+        while source.has_remaining() {
+            let left = source.remaining();
+            let room = self.room();
+            let count = room.len().min(left);
+            source.copy_to_slice(&mut room[..count]);
+            self.gathered += count;
+        }
+    }
+
+    fn put_slice(&mut self, bytes: &[u8]) {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let room = self.room();
+            let (here, after) = rest.split_at(room.len().min(rest.len()));
+            room[..here.len()].copy_from_slice(here);
+            self.gathered += here.len();
+            rest = after;
+        }
     }
 }
 
@@ -158,7 +172,7 @@ mod tests {
         let mut lengths = Lengths(Vec::new());
         let mut sink = Sink::new(Box::new(Direct::new(&mut lengths)));
         for size in [7, BLOCK / 2, BLOCK / 2, 5 * BLOCK, 1, 9] {
-            sink.put_slice(&vec![0; size]);
+            sink.put(Bytes::from(vec![0; size]));
         }
         let written = sink.finish().unwrap() as usize;
         assert_eq!(lengths.0, [BLOCK, 5 * BLOCK, written % BLOCK]);

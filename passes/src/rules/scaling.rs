@@ -89,8 +89,19 @@ where
     N: Fn([u8; BYTES]) -> bool + Send + Sync,
 {
     fn fill(&self, start: usize, part: &mut [u8]) {
-        self.raw.fill(start, part);
-        multiply(&self.number, start / BYTES, part.as_chunks_mut().0, &self.factors);
+        let end = start + part.len();
+        let made;
+        let elements = match self.raw.get() {
+            Some(raw) => &raw[start..end],
+            None => {
+                let mut elements = vec![0; part.len()];
+                self.raw.fill(start, &mut elements);
+                made = elements;
+                &made
+            }
+        };
+        let products = part.as_chunks_mut().0;
+        multiply(&self.number, start / BYTES, elements.as_chunks().0, &self.factors, products);
     }
 }
 
@@ -99,25 +110,27 @@ where
 fn multiply<D, E, N, const BYTES: usize>(
     number: &Number<D, E, N>,
     start: usize,
-    elements: &mut [[u8; BYTES]],
+    elements: &[[u8; BYTES]],
     factors: &Factors,
+    products: &mut [[u8; BYTES]],
 ) where
     D: Fn([u8; BYTES]) -> f64,
     E: Fn(f64) -> [u8; BYTES],
 {
     let Number { decode, encode, .. } = number;
     let line = factors.line();
-    let (mut index, mut within, mut rest) = (start / line, start % line, elements);
-    while !rest.is_empty() {
-        let (elements, after) = rest.split_at_mut(rest.len().min(line - within));
+    let (mut index, mut within, mut done) = (start / line, start % line, 0);
+    while done < elements.len() {
+        let end = elements.len().min(done + line - within);
+        let both = products[done..end].iter_mut().zip(&elements[done..end]);
         if factors.each.is_empty() {
             let factor = factors.factors[index % factors.factors.len()];
-            elements.iter_mut().for_each(|element| *element = encode(decode(*element) * factor));
+            both.for_each(|(product, &element)| *product = encode(decode(element) * factor));
         } else {
-            let own = elements.iter_mut().zip(&factors.each[within..]);
-            own.for_each(|(element, factor)| *element = encode(decode(*element) * factor));
+            let own = both.zip(&factors.each[within..]);
+            own.for_each(|((product, &element), factor)| *product = encode(decode(element) * factor));
         }
-        (index, within, rest) = (index + 1, 0, after);
+        (index, within, done) = (index + 1, 0, end);
     }
 }
 
