@@ -113,15 +113,16 @@ impl<'r> Rewriter<'r> {
             "" => self.rules.get(node.op_type())?,
             domain => self.rules.get(&*format!("{domain}:{}", node.op_type()))?,
         };
+        let opset = graph.opset();
         for Candidate { rule, veto } in candidates {
-            let newer = rule.since() > graph.opset();
+            let newer = rule.since() > opset;
             let may_fire = !newer && veto.is_none();
             if !may_fire && !self.explain {
                 continue;
             }
             let reason = match rule.rewrite(&Site { graph, root: id }) {
                 Ok(_) if newer => {
-                    format!("opset {} has it first, the model is of {}", rule.since(), graph.opset())
+                    format!("opset {} has it first, the model is of {opset}", rule.since())
                 }
                 Ok(_) if !may_fire => veto.clone().unwrap_or_default(),
                 Ok(patch) => {

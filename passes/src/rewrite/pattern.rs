@@ -191,9 +191,14 @@ impl OpPattern {
         swapped: bool,
         found: &mut Match,
     ) -> bool {
+        let place = |index| if swapped { 1 - index } else { index };
+        // Most operands are of another kind, which is seen before anything is bound.
+        let mut operands = self.operands.iter().enumerate();
+        if !operands.all(|(index, pattern)| pattern.is_likely(graph, node.input(place(index)))) {
+            return false;
+        }
         for (index, pattern) in self.operands.iter().enumerate() {
-            let place = if swapped { 1 - index } else { index };
-            let operand = node.input(place);
+            let operand = node.input(place(index));
             if !pattern.matches(graph, operand, found) {
                 return false;
             }
@@ -243,6 +248,16 @@ fn keeps_rank(graph: &Graph, node: &Node, scalar: ValueId) -> bool {
 }
 
 impl Pattern {
+    /// Whether an operand is of the kind that matches: a constant, or the result of the operator.
+    fn is_likely(&self, graph: &Graph, operand: Option<ValueId>) -> bool {
+        match (self, operand) {
+            (Self::Optional(_), _) | (Self::Any(_), Some(_)) => true,
+            (_, None) => false,
+            (Self::Constant(_) | Self::Scalar(_), Some(value)) => graph.constant(value).is_some(),
+            (Self::Op(pattern), Some(value)) => graph.producer_of(value, pattern.op_type).is_some(),
+        }
+    }
+
     fn matches(&self, graph: &Graph, operand: Option<ValueId>, found: &mut Match) -> bool {
         match (self, operand) {
             (Self::Optional(name), _) => found.bind(name, Bound::Value(operand)),

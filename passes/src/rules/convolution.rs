@@ -181,11 +181,13 @@ fn take_in_before(site: &Site<'_>, x: ValueId, y: ValueId) -> Rewrite {
     let convolution = Convolution::read(graph, site.node())?;
     let channels = Channels::of(graph, x, 1, convolution.inputs)?;
     let affine = Affine::read(graph, before, x, &channels)?;
+    if affine.shifts() {
+        ensure(!convolution.transposed, "a transposed convolution does not sum over its whole kernel")?;
+        ensure(convolution.is_unpadded(), "the padding is not shifted")?;
+    }
     let mut patch = Patch::new();
     let weight = convolution.scaled_weight(&mut patch, &affine, false)?;
     let bias = if affine.shifts() {
-        ensure(!convolution.transposed, "a transposed convolution does not sum over its whole kernel")?;
-        ensure(convolution.is_unpadded(), "the padding is not shifted")?;
         let tensor = graph.constant(convolution.weight).ok_or("the weight is not constant")?;
         let mut values = bias_values(graph, convolution.bias, convolution.outputs)?;
         let shifts = repeated(&convolution.along_second(&affine.shift), convolution.places);

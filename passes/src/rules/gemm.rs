@@ -239,10 +239,10 @@ fn take_in_before(site: &Site<'_>, x: ValueId, y: ValueId) -> Rewrite {
     let channels = Channels::of(graph, x, axis, linear.shape[linear.inner])?;
     let affine = Affine::read(graph, before, x, &channels)?;
     known_as_part(graph, y)?;
+    ensure(!affine.shifts() || linear.shape.len() == 2, "only a product of matrices takes a bias")?;
     let mut patch = Patch::new();
     let weight = linear.scaled_weight(&mut patch, &affine, linear.inner)?;
     let bias = if affine.shifts() {
-        ensure(linear.shape.len() == 2, "only a product of matrices takes a bias")?;
         let tensor = graph.constant(linear.weight).ok_or("the weight is not constant")?;
         let mut bias = linear.bias()?;
         for (index, weight) in numbers(tensor)?.into_iter().enumerate() {
