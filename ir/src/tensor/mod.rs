@@ -2,6 +2,7 @@
 
 mod concatenate;
 mod element;
+mod magnitudes;
 mod proto;
 mod transpose;
 
@@ -17,6 +18,7 @@ use prost::Message as _;
 use rustc_hash::FxHasher;
 use smallvec::SmallVec;
 
+pub use self::magnitudes::Magnitudes;
 pub use self::proto::TensorError;
 use crate::dim::Dim;
 use crate::types::{ElementType, Type};
@@ -30,6 +32,8 @@ pub struct Tensor {
     data: Data,
     /// The message it was read from, kept (without `raw_data`) when the canonical one would not give the same bytes.
     origin: Option<Box<TensorProto>>,
+    /// What is known of the magnitudes of its numbers.
+    magnitudes: OnceLock<Option<Magnitudes>>,
 }
 
 /// Fewest bytes that are worth being deferred: fewer are soon made, and kept where they are read again.
@@ -85,7 +89,13 @@ impl Tensor {
         if raw.len() != expected {
             return Err(TensorError::Length { unit: "bytes", expected, found: raw.len() });
         }
-        Ok(Self { element, shape: shape.into(), data: Data::Raw(raw), origin: None })
+        Ok(Self {
+            element,
+            shape: shape.into(),
+            data: Data::Raw(raw),
+            origin: None,
+            magnitudes: OnceLock::new(),
+        })
     }
 
     /// A tensor of byte strings.
@@ -102,6 +112,7 @@ impl Tensor {
             shape: shape.into(),
             data: Data::Strings(strings),
             origin: None,
+            magnitudes: OnceLock::new(),
         })
     }
 
@@ -129,6 +140,7 @@ impl Tensor {
             shape: SmallVec::from_slice(&[values.len()]),
             data: Data::Raw(raw.into()),
             origin: None,
+            magnitudes: OnceLock::new(),
         }
     }
 
@@ -345,7 +357,8 @@ impl Tensor {
             Data::Typed(_) => Data::Raw(self.payload()),
             data => data.clone(),
         };
-        Some(Self { element: self.element, shape: shape.into(), data, origin: None })
+        let magnitudes = self.magnitudes.clone();
+        Some(Self { element: self.element, shape: shape.into(), data, origin: None, magnitudes })
     }
 
     /// The axes in another order: axis `i` of the result is axis `permutation[i]` of this tensor. `None` when
@@ -368,7 +381,8 @@ impl Tensor {
             return self.reshaped(&shape);
         }
         let recipe = transpose::Transposed::new(self.payload(), width, &self.shape, permutation)?;
-        Self::deferred(self.element, &shape, recipe).ok()
+        let magnitudes = self.magnitudes.clone();
+        Some(Self { magnitudes, ..Self::deferred(self.element, &shape, recipe).ok()? })
     }
 
     /// A 64-bit hash of type, shape and content: the same on every machine and in every run.

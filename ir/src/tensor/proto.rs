@@ -113,6 +113,7 @@ impl Tensor {
             shape: shape.as_slice().into(),
             data: Data::Typed(Default::default()),
             origin: Some(Box::new(proto)),
+            magnitudes: Default::default(),
         })
     }
 

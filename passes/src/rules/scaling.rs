@@ -2,6 +2,7 @@
 
 use half::{bf16, f16};
 use multiversion::multiversion;
+use onnx_opt_ir::tensor::Magnitudes;
 use onnx_opt_ir::{ElementType, Payload, Recipe, Tensor};
 
 use super::weights::{LANES, repeated};
@@ -23,22 +24,37 @@ pub(super) fn scaled(tensor: &Tensor, run: usize, factors: &[f64]) -> Result<Ten
                 is_normal: |bytes| <$type>::from_le_bytes(bytes).is_normal(),
                 epsilon: <$type>::EPSILON.into(),
             };
-            keep_digits(&number, tensor.to_raw().as_chunks().0, &factors)?;
-            Tensor::deferred(
-                tensor.element(),
-                tensor.shape(),
-                Scaled { raw: tensor.payload(), number, factors },
-            )
+            scaled_by(tensor, number, factors)
         }};
     }
-    let scaled = match tensor.element() {
+    match tensor.element() {
         ElementType::Float => scaled_as!(f32, |value| value as f32),
         ElementType::Double => scaled_as!(f64, |value| value),
         ElementType::Float16 => scaled_as!(f16, f16::from_f64),
         ElementType::Bfloat16 => scaled_as!(bf16, bf16::from_f64),
-        _ => return Err("the weight is not floating-point".into()),
-    };
-    scaled.map_err(|error| error.to_string().into())
+        _ => Err("the weight is not floating-point".into()),
+    }
+}
+
+fn scaled_by<D, E, N, const BYTES: usize>(
+    tensor: &Tensor,
+    number: Number<D, E, N>,
+    factors: Factors,
+) -> Result<Tensor, Miss>
+where
+    D: Fn([u8; BYTES]) -> f64 + Send + Sync + 'static,
+    E: Fn(f64) -> [u8; BYTES] + Send + Sync + 'static,
+    N: Fn([u8; BYTES]) -> bool + Send + Sync + 'static,
+{
+    let known = tensor.magnitudes().and_then(|of| magnitudes(&number, of, &factors));
+    if known.is_none() {
+        keep_digits(&number, tensor.to_raw().as_chunks().0, &factors)?;
+    }
+    let scaled = Scaled { raw: tensor.payload(), number, factors };
+    match Tensor::deferred(tensor.element(), tensor.shape(), scaled) {
+        Ok(scaled) => Ok(known.into_iter().fold(scaled, Tensor::with_magnitudes)),
+        Err(error) => Err(error.to_string().into()),
+    }
 }
 
 /// How the numbers of a floating-point type are read and written.
@@ -132,6 +148,31 @@ fn multiply<D, E, N, const BYTES: usize>(
         }
         (index, within, done) = (index + 1, 0, end);
     }
+}
+
+/// Bounds of the products of elements and factors, if these tell that all products keep their digits.
+fn magnitudes<D, E, N, const BYTES: usize>(
+    number: &Number<D, E, N>,
+    elements: Magnitudes,
+    factors: &Factors,
+) -> Option<Magnitudes>
+where
+    D: Fn([u8; BYTES]) -> f64,
+    E: Fn(f64) -> [u8; BYTES],
+    N: Fn([u8; BYTES]) -> bool,
+{
+    let Number { decode, encode, is_normal, .. } = number;
+    let all = || factors.factors.iter().map(|factor| factor.abs());
+    if !all().all(|factor| factor > 0.0 && factor.is_finite()) {
+        return None;
+    }
+    if elements.least > elements.greatest {
+        return Some(elements);
+    }
+    let least = encode(elements.least * all().fold(f64::INFINITY, f64::min));
+    let greatest = encode(elements.greatest * all().fold(0.0, f64::max));
+    let normal = is_normal(least) && is_normal(greatest);
+    normal.then(|| Magnitudes { least: decode(least), greatest: decode(greatest) })
 }
 
 /// Looks at what [`multiply`] gives.
@@ -266,5 +307,35 @@ mod tests {
         assert!(scaled.is_deferred());
         scaled.fill(4000, &mut part);
         assert_eq!(part, scaled.bytes()[4000..4400]);
+    }
+
+    #[test]
+    fn bounds_of_products_follow_from_those_of_elements() {
+        let values: Vec<f64> = (0..40_000).map(|place| f64::from(place) - 7.3).collect();
+        let tensor = Tensor::from_f64(ElementType::Float, &[200, 200], &values).unwrap();
+        let twice = scaled(&scaled(&tensor, 200, &[2.0, -0.7]).unwrap(), 1, &[3.0, 0.1]).unwrap();
+        let bounds = twice.magnitudes().unwrap();
+        assert!(twice.payload().is_deferred());
+        let magnitudes = || twice.to_f64().unwrap().into_iter().map(f64::abs);
+        assert!(magnitudes().all(|number| number >= bounds.least && number <= bounds.greatest));
+        assert!((0.02..0.022).contains(&bounds.least) && (239_000.0..240_000.0).contains(&bounds.greatest));
+    }
+
+    #[test]
+    fn where_bounds_do_not_tell_all_products_do() {
+        let by = |values: [f64; 2], factors: [f64; 2]| {
+            let tensor = Tensor::from_f64(ElementType::Float, &[2], &values).unwrap();
+            scaled(&tensor, 1, &factors).map(|tensor| tensor.to_f64().unwrap())
+        };
+        // The smallest element times the smallest factor would lose digits.
+        let (tiny, huge) = (2f64.powi(-120), 2f64.powi(100));
+        assert_eq!(by([tiny, huge], [huge, tiny]), Ok(vec![tiny * huge; 2]));
+        assert_eq!(
+            by([tiny, huge], [tiny, huge]),
+            Err("a folded weight would leave the range of its type".into())
+        );
+        assert_eq!(by([0.0, 0.0], [3.0, -1.0]), Ok(vec![0.0, 0.0]));
+        assert_eq!(by([1.0, 2.0], [0.0, 1.0]), Ok(vec![0.0, 2.0]));
+        assert!(by([0.0, 1.0], [f64::INFINITY, 1.0]).is_err());
     }
 }
