@@ -14,12 +14,12 @@ use crate::drain::{Direct, beside};
 use crate::sink::Sink;
 use crate::spill::spill;
 use crate::temporary::temporary_file_in;
-use crate::{ModelProto, WriteError, WriteErrorKind};
+use crate::{ModelProto, Payload, WriteError, WriteErrorKind, for_each_tensor};
 
 /// Largest message, in bytes, that readers of protocol buffers take.
 const MESSAGE_LIMIT: u64 = i32::MAX as u64;
-/// Models of at least so many bytes are written by a thread of its own.
-const BESIDE: u64 = 1 << 20;
+/// Deferred bytes that take longer to be made than a thread to begin, which then writes.
+const BESIDE: usize = 4 << 20;
 /// Smallest tensor, in bytes, that [`ExternalPolicy::Auto`] moves out.
 const AUTO_THRESHOLD: u64 = 1024;
 
@@ -97,9 +97,8 @@ pub fn write_file(
         None => (None, 0),
     };
     let file = temporary_file_in(folder).map_err(|error| fail(error.into()))?;
-    let length = length(&model).map_err(fail)?;
-    reserve(file.as_file(), length).map_err(|error| fail(error.into()))?;
-    let bytes = stream_beside(model, file.as_file(), length).map_err(fail)?;
+    reserve(file.as_file(), length(&model).map_err(fail)?).map_err(|error| fail(error.into()))?;
+    let bytes = stream_beside(model, file.as_file()).map_err(fail)?;
     let data = data.map(Pending::publish).transpose()?;
     Pending { file, path: target.clone() }.publish()?.keep();
     if let Some(data) = data {
@@ -136,10 +135,10 @@ fn stream(model: &ModelProto, writer: impl Write) -> Result<u64, WriteErrorKind>
     Ok(sink.finish()?)
 }
 
-/// The same to a file, of a model that nobody needs any more: what is large is written by a thread, while the next bytes are
-/// made and those of the model are freed.
-fn stream_beside(model: ModelProto, file: &File, length: u64) -> Result<u64, WriteErrorKind> {
-    if length < BESIDE {
+/// The same to a file, of a model that nobody needs any more: where much is deferred, a thread writes while the next bytes
+/// are made and those of the model are freed.
+fn stream_beside(mut model: ModelProto, file: &File) -> Result<u64, WriteErrorKind> {
+    if deferred(&mut model) < BESIDE {
         return stream(&model, file);
     }
     thread::scope(|scope| {
@@ -148,6 +147,15 @@ fn stream_beside(model: ModelProto, file: &File, length: u64) -> Result<u64, Wri
         drop(model);
         Ok(sink.finish()?)
     })
+}
+
+/// How many bytes of tensors are still to be made.
+fn deferred(model: &mut ModelProto) -> usize {
+    let mut bytes = 0;
+    for_each_tensor(model, &mut |tensor| {
+        bytes += tensor.raw_data.as_ref().filter(|raw| raw.is_deferred()).map_or(0, Payload::len);
+    });
+    bytes
 }
 
 fn encode_to(sink: &mut Sink<'_>, model: &ModelProto) -> io::Result<()> {
