@@ -259,7 +259,7 @@ mod tests {
     use super::*;
     use crate::samples::{any_model, model, tensor};
     use crate::tensor_proto::{DataLocation, DataType};
-    use crate::{ExternalData, TensorProto, read_file};
+    use crate::{ExternalData, Recipe, TensorProto, read_file};
 
     const ALWAYS: WriteOptions =
         WriteOptions { external_data: ExternalPolicy::Always { threshold_bytes: 100 }, auto_limit: 0 };
@@ -284,6 +284,37 @@ mod tests {
             let mut streamed = Vec::new();
             write_stream(&model, &mut streamed).unwrap();
             prop_assert_eq!(bytes, streamed);
+        }
+    }
+
+    /// Bytes that count up.
+    struct Counting;
+
+    impl Recipe for Counting {
+        fn fill(&self, start: usize, part: &mut [u8]) {
+            part.iter_mut().zip(start..).for_each(|(byte, place)| *byte = (place % 251) as u8);
+        }
+    }
+
+    #[test]
+    fn deferred_weights_are_written_as_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.onnx");
+        let weight = |raw| TensorProto { raw_data: Some(raw), ..tensor("weight", 0) };
+        for length in [100, BESIDE / 2 + 1, 2 * BESIDE] {
+            let deferred = || weight(Payload::deferred(length, Counting));
+            let there: Vec<u8> = (0..length).map(|place| (place % 251) as u8).collect();
+            let expected = encode(&model(vec![
+                weight(there.clone().into()),
+                tensor("w", 9),
+                weight(there.clone().into()),
+            ]));
+            let written = || model(vec![deferred(), tensor("w", 9), deferred()]);
+            write_file(written(), &path, &WriteOptions::default()).unwrap();
+            assert!(fs::read(&path).unwrap() == expected, "{length}");
+            write_file(written(), &path, &ALWAYS).unwrap();
+            let data = fs::read(folder.path().join("m.onnx.data")).unwrap();
+            assert!(data[..length] == there && data[data.len() - length..] == there, "{length}");
         }
     }
 
