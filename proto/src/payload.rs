@@ -94,17 +94,26 @@ impl Payload {
     }
 
     /// Appends the bytes to `buffer`.
-    fn put(&self, buffer: &mut impl BufMut) {
+    pub(crate) fn put(&self, buffer: &mut impl BufMut) {
         match self.ready() {
             Ok(bytes) => buffer.put(bytes.clone()),
             Err(deferred) => buffer.put(Reader::new(deferred)),
         }
     }
 
-    /// The bytes, if they are there.
-    #[must_use]
-    pub fn get(&self) -> Option<&[u8]> {
-        self.ready().ok().map(|bytes| &bytes[..])
+    /// `length` bytes that begin at `start`: borrowed where they are there, or else made in `room`. No element may be cut.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    pub fn part<'a>(&'a self, start: usize, length: usize, room: &'a mut Vec<u8>) -> &'a [u8] {
+        match self.ready() {
+            Ok(bytes) => &bytes[start..start + length],
+            Err(deferred) => {
+                room.resize(length, 0);
+                deferred.recipe.fill(start, room);
+                room
+            }
+        }
     }
 
     /// The bytes, or how they are made.
@@ -346,13 +355,15 @@ mod tests {
         assert_eq!((payload.len(), payload.is_deferred()), (40, true));
         assert_eq!([payload.to_bytes(), payload.to_bytes()], [numbers(10), numbers(10)]);
         assert_eq!((counting.0.load(Ordering::Relaxed), payload.is_deferred()), (2, true));
-        let mut part = [0; 8];
+        let (mut part, mut room) = ([0; 8], vec![1; 99]);
         payload.fill(12, &mut part);
         assert_eq!(part, numbers(5)[12..]);
+        assert_eq!(payload.part(12, 8, &mut room), part);
         assert_eq!([payload.bytes(), payload.clone().bytes()], [&numbers(10)[..]; 2]);
-        assert_eq!((counting.0.load(Ordering::Relaxed), payload.is_deferred()), (4, false));
+        assert_eq!((counting.0.load(Ordering::Relaxed), payload.is_deferred()), (5, false));
         payload.fill(0, &mut part);
-        assert_eq!((part, counting.0.load(Ordering::Relaxed)), ([0, 0, 0, 0, 1, 0, 0, 0], 4));
+        assert_eq!(payload.part(0, 8, &mut room), part);
+        assert_eq!((part, counting.0.load(Ordering::Relaxed)), ([0, 0, 0, 0, 1, 0, 0, 0], 5));
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Moves weights out of a model to a file of external data.
 
-use bytes::{BufMut, Bytes};
+use bytes::BufMut;
 
 use crate::sink::Sink;
 use crate::tensor_proto::{DataLocation, DataType};
-use crate::{ModelProto, StringStringEntryProto, TensorProto, for_each_tensor};
+use crate::{ModelProto, Payload, StringStringEntryProto, TensorProto, for_each_tensor};
 
 /// Tensors of this size start on a page, so that they can be mapped alone.
 const PAGE_ALIGNED: usize = 1 << 20;
@@ -24,7 +24,7 @@ pub(crate) fn spill(model: &mut ModelProto, threshold: u64, location: &str, data
         let padding = data.position().next_multiple_of(alignment) - data.position();
         data.put_bytes(0, padding as usize);
         let (offset, length) = (data.position(), bytes.len());
-        data.put(bytes);
+        bytes.put(data);
 
         let entry =
             |key: &str, value: String| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
@@ -45,9 +45,9 @@ pub(crate) fn spill(model: &mut ModelProto, threshold: u64, location: &str, data
 
 /// The elements in the layout of `raw_data`; nothing for those that stay: texts, 6-bit floats of `int32_data`, and
 /// element types that are not known.
-fn raw_bytes(tensor: &TensorProto) -> Option<Bytes> {
+fn raw_bytes(tensor: &TensorProto) -> Option<Payload> {
     if let Some(raw) = &tensor.raw_data {
-        return Some(raw.to_bytes());
+        return Some(raw.clone());
     }
     let words = &tensor.int32_data;
     let bytes = match DataType::try_from(tensor.data_type()).ok()? {
@@ -88,6 +88,8 @@ fn little_endian<T: Copy, const N: usize>(values: &[T], bytes: impl Fn(T) -> [u8
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     fn typed(data_type: DataType) -> TensorProto {
@@ -104,7 +106,7 @@ mod tests {
 
     #[test]
     fn typed_data_becomes_raw() {
-        let raw = |data_type| raw_bytes(&typed(data_type)).map(Vec::from);
+        let raw = |data_type| raw_bytes(&typed(data_type)).map(|raw| raw.to_vec());
         assert_eq!(raw(DataType::Float), Some(1.5f32.to_le_bytes().to_vec()));
         assert_eq!(raw(DataType::Double), Some((-2f64).to_le_bytes().to_vec()));
         assert_eq!(raw(DataType::Int64), Some((-3i64).to_le_bytes().to_vec()));
@@ -117,7 +119,7 @@ mod tests {
         assert_eq!(raw(DataType::Float6e2m3), None);
         let six_bits =
             TensorProto { raw_data: Some(Bytes::from_static(b"abc").into()), ..typed(DataType::Float6e2m3) };
-        assert_eq!(raw_bytes(&six_bits), Some(Bytes::from_static(b"abc")));
+        assert_eq!(raw_bytes(&six_bits), Some(Bytes::from_static(b"abc").into()));
         assert_eq!(raw_bytes(&TensorProto { data_type: Some(99), ..Default::default() }), None);
     }
 }

@@ -36,18 +36,25 @@ struct Concatenated {
     rows: usize,
 }
 
+/// Bytes of rows that are filled in together: the cache of a processor holds them.
+const TOGETHER: usize = 1 << 18;
+
 impl Recipe for Concatenated {
     fn fill(&self, start: usize, part: &mut [u8]) {
+        if part.is_empty() {
+            return;
+        }
         let row: usize = self.parts.iter().map(|part| part.len() / self.rows).sum();
         let (mut start, mut rest) = (start, part);
         while !rest.is_empty() {
             let (index, within) = (start / row, start % row);
-            let rows = rest.len() / row;
-            let count = if within > 0 || rows == 0 { rest.len().min(row - within) } else { rows * row };
+            let rows = rest.len().min(TOGETHER) / row;
+            let several = within == 0 && rows > 1;
+            let count = if several { rows * row } else { rest.len().min(row - within) };
             let (part, after) = rest.split_at_mut(count);
-            match rows {
-                _ if count < row => self.fill_part_of_row(index, within, part),
-                _ => self.fill_rows(index, part, row),
+            match several {
+                true => self.fill_rows(index, part, row),
+                false => self.fill_part_of_row(index, within, part),
             }
             (start, rest) = (start + count, after);
         }
@@ -72,12 +79,10 @@ impl Concatenated {
     /// Fills `out` with whole rows of `row` bytes, from row `first` on: of each part several at once, which may take less
     /// than one by one.
     fn fill_rows(&self, first: usize, out: &mut [u8], row: usize) {
-        let mut lines = Vec::new();
-        let mut column = 0;
+        let (mut room, mut column) = (Vec::new(), 0);
         for part in &self.parts {
             let length = part.len() / self.rows;
-            lines.resize(out.len() / row * length, 0);
-            part.fill(first * length, &mut lines);
+            let lines = part.part(first * length, out.len() / row * length, &mut room);
             for (to, from) in out.chunks_exact_mut(row).zip(lines.chunks_exact(length.max(1))) {
                 to[column..column + length].copy_from_slice(from);
             }
@@ -124,6 +129,16 @@ mod tests {
     }
 
     #[test]
+    fn without_rows_or_columns_there_is_nothing() {
+        for (a, b, axis, shape) in
+            [([0, 2], [0, 3], 1, [0, 5]), ([2, 0], [2, 0], 1, [2, 0]), ([0, 2], [1, 2], 0, [1, 2])]
+        {
+            let joined = Tensor::concatenated(&[&numbers(&a, 0), &numbers(&b, 0)], axis).unwrap();
+            assert_eq!((joined.shape(), joined.raw().len()), (&shape[..], 4 * shape[0] * shape[1]));
+        }
+    }
+
+    #[test]
     fn texts_lie_in_turns() {
         let texts = |texts: [&'static str; 2]| {
             let bytes = texts.map(|text| Bytes::from_static(text.as_bytes()));
@@ -143,6 +158,16 @@ mod tests {
         assert_eq!(Tensor::concatenated(&[&a, &numbers(&[4], 0)], 0), None);
         assert_eq!(Tensor::concatenated(&[&a, &bytes], 0), None);
         assert_eq!(Tensor::concatenated(&[&a], 2), None);
+    }
+
+    #[test]
+    fn large_parts_that_are_deferred_themselves() {
+        let (a, b) = (numbers(&[300, 400], 0), numbers(&[200, 400], 7));
+        let turned = [&a, &b].map(|part| part.transposed(&[1, 0]).unwrap());
+        assert!(turned.iter().all(|part| part.payload().is_deferred()));
+        let joined = Tensor::concatenated(&[&turned[0], &turned[1]], 1).unwrap();
+        let expected = Tensor::concatenated(&[&a, &b], 0).unwrap().transposed(&[1, 0]).unwrap();
+        assert!(joined.payload().is_deferred() && joined == expected);
     }
 
     #[test]

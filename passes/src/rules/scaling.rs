@@ -105,17 +105,8 @@ where
     N: Fn([u8; BYTES]) -> bool + Send + Sync,
 {
     fn fill(&self, start: usize, part: &mut [u8]) {
-        let end = start + part.len();
-        let made;
-        let elements = match self.raw.get() {
-            Some(raw) => &raw[start..end],
-            None => {
-                let mut elements = vec![0; part.len()];
-                self.raw.fill(start, &mut elements);
-                made = elements;
-                &made
-            }
-        };
+        let mut room = Vec::new();
+        let elements = self.raw.part(start, part.len(), &mut room);
         let products = part.as_chunks_mut().0;
         multiply(&self.number, start / BYTES, elements.as_chunks().0, &self.factors, products);
     }
