@@ -14,7 +14,6 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::evaluate::BuiltIn;
 use crate::pass::{FoldBudget, Pass, PassContext, for_each_graph};
 use crate::rewrite::{ErrorClass, Statistics};
-use crate::threads::side_by_side;
 
 /// Computes nodes whose operands are all constants.
 pub struct FoldConstants {
@@ -26,9 +25,6 @@ pub struct FoldConstants {
 /// account, since they change from run to run.
 const NODE_BYTES: usize = 40;
 const CONSTANT_BYTES: usize = 24;
-
-/// Bytes of a result that takes longer to compute than to hand to another thread.
-const LARGE: usize = 1 << 16;
 
 /// A fold is followed so far upstream to see what it frees.
 const MAX_FREED: usize = 1000;
@@ -121,11 +117,9 @@ impl Pass for FoldConstants {
                 graph,
                 engine: context.const_eval,
                 budget: &mut budget,
-                ahead: FxHashMap::default(),
                 computed: FxHashMap::default(),
                 failed: FxHashSet::default(),
             };
-            folder.compute_ahead(&constant);
             let folded = folder.fold_all(&constant);
             if folded > 0 {
                 *statistics.fired.entry("fold_constants").or_default() += folded;
@@ -182,8 +176,6 @@ struct Folder<'a, 'b> {
     places: FxHashMap<NodeId, usize>,
     engine: Option<&'b dyn ConstEval>,
     budget: &'a mut FoldBudget,
-    /// Results of nodes that will be folded, computed before their turn.
-    ahead: FxHashMap<NodeId, Vec<Option<Tensor>>>,
     /// Results of nodes that stay for now, since others were folded through them.
     computed: FxHashMap<ValueId, Arc<Tensor>>,
     /// Nodes that no evaluator can run.
@@ -191,34 +183,6 @@ struct Folder<'a, 'b> {
 }
 
 impl Folder<'_, '_> {
-    /// Computes large results of nodes that only wait for their turn, on all processors.
-    fn compute_ahead(&mut self, constant: &[NodeId]) {
-        let mut left = self.budget.bytes;
-        let waits = |&id: &NodeId| {
-            let node = self.graph.node(id);
-            let [Some(result)] = node.outputs() else { return false };
-            let bytes = predicted_bytes(self.graph, *result).unwrap_or(0);
-            let waits = (LARGE..=left).contains(&bytes)
-                && node.operands().all(|operand| self.graph.constant(operand).is_some())
-                && self.predicted_cost(*result, 0).is_some_and(|cost| cost <= self.room(&[id]));
-            left -= if waits { bytes } else { 0 };
-            waits
-        };
-        let waiting: Vec<NodeId> = constant.iter().copied().filter(waits).collect();
-        if waiting.len() < 2 {
-            return;
-        }
-        let graph: &Graph = self.graph;
-        let results = side_by_side(waiting.len(), &|place| {
-            let node = graph.node(waiting[place]);
-            let tensor = |value: &Option<ValueId>| value.and_then(|value| graph.constant(value)).cloned();
-            let inputs: Vec<Option<Arc<Tensor>>> = node.inputs().iter().map(tensor).collect();
-            BuiltIn.evaluate(graph.context(), node, &inputs).ok()
-        });
-        self.ahead =
-            waiting.iter().copied().zip(results).filter_map(|(id, result)| Some((id, result?))).collect();
-    }
-
     /// Folds what it may of these nodes and tells how many folds that were.
     fn fold_all(&mut self, constant: &[NodeId]) -> usize {
         let mut folded = constant.iter().rev().filter(|&&node| self.fold(&[node])).count();
@@ -352,8 +316,7 @@ impl Folder<'_, '_> {
         (self.budget.bytes, self.budget.operations) = left;
 
         let evaluate = |engine: &dyn ConstEval| engine.evaluate(self.graph.context(), node, &inputs).ok();
-        let ahead = self.ahead.remove(&id);
-        let outputs = ahead.or_else(|| evaluate(&BuiltIn)).or_else(|| evaluate(self.engine?))?;
+        let outputs = evaluate(&BuiltIn).or_else(|| evaluate(self.engine?))?;
         let mut tensors = Vec::with_capacity(outputs.len());
         for (index, value) in node.outputs().iter().enumerate() {
             let Some(value) = *value else { continue };
@@ -532,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn large_weights_that_are_computed_ahead_come_where_they_belong() {
+    fn large_weights_that_are_turned_come_where_they_belong() {
         let mut f = Fixture::new(17);
         let weights = [f.weights(&[130, 140]), f.weights(&[150, 130]), f.weights(&[131, 150])];
         let expected = weights.map(|weight| f.graph.constant(weight).unwrap().transposed(&[1, 0]).unwrap());

@@ -314,7 +314,9 @@ impl Tensor {
         if self.is_empty() || self.element.is_complex() {
             return None;
         }
-        if let Some(raw) = self.still_deferred() {
+        if let Data::Raw(raw) = &self.data
+            && raw.is_deferred()
+        {
             // Most tensors differ in their first elements, and need not be made.
             let mut pair = [0; 2 * WIDEST];
             let width = self.element.bits() / 8;
@@ -393,11 +395,10 @@ impl Tensor {
     /// tell most large ones apart without reading them.
     pub fn content_sample(&self) -> u64 {
         const PART: usize = 64;
-        let raw = match &self.data {
-            Data::Raw(raw) if raw.len() > 3 * PART => raw,
-            Data::Typed(_) if self.raw().len() > 3 * PART => &self.payload(),
-            _ => return self.content_hash(),
-        };
+        let raw = self.payload();
+        if raw.len() <= 3 * PART {
+            return self.content_hash();
+        }
         let mut hasher = FxHasher::default();
         let mut part = [0; PART];
         // The middle lies between two elements of any width.
@@ -406,14 +407,6 @@ impl Tensor {
             hasher.write(&part);
         }
         hasher.finish()
-    }
-
-    /// The bytes, if they are still to be made.
-    fn still_deferred(&self) -> Option<&Payload> {
-        match &self.data {
-            Data::Raw(raw) if raw.is_deferred() => Some(raw),
-            _ => None,
-        }
     }
 
     /// Whether the tensor is written with typed fields, doc strings, metadata or other extras in its message.

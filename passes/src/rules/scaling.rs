@@ -46,9 +46,12 @@ where
     E: Fn(f64) -> [u8; BYTES] + Send + Sync + 'static,
     N: Fn([u8; BYTES]) -> bool + Send + Sync + 'static,
 {
+    // Where bounds do not tell that all digits are kept, a few that are lost do no harm.
     let known = tensor.magnitudes().and_then(|of| magnitudes(&number, of, &factors));
     if known.is_none() {
-        keep_digits(&number, tensor.to_raw().as_chunks().0, &factors)?;
+        let (total, lost) = errors(&number, tensor.to_raw().as_chunks().0, &factors);
+        ensure(f64::is_finite(total + lost), "a folded weight would leave the range of its type")?;
+        ensure(lost <= number.epsilon * total, "the folded weights would lose digits")?;
     }
     let scaled = Scaled { raw: tensor.payload(), number, factors };
     match Tensor::deferred(tensor.element(), tensor.shape(), scaled) {
@@ -73,21 +76,18 @@ const SHORT: usize = 32;
 
 /// Factors of runs of elements.
 struct Factors {
-    run: usize,
     factors: Vec<f64>,
     /// Where runs are short, a factor for each element of all of them.
     each: Vec<f64>,
+    /// Elements of a line: a run, or all short ones.
+    line: usize,
 }
 
 impl Factors {
     fn new(run: usize, factors: &[f64]) -> Self {
         let each = if run < SHORT { repeated(factors, run) } else { Vec::new() };
-        Self { run, factors: factors.to_vec(), each }
-    }
-
-    /// Elements of a line: a run, or all short ones.
-    fn line(&self) -> usize {
-        if self.each.is_empty() { self.run.max(1) } else { self.each.len() }
+        let line = if each.is_empty() { run.max(1) } else { each.len() };
+        Self { factors: factors.to_vec(), each, line }
     }
 }
 
@@ -125,7 +125,7 @@ fn multiply<D, E, N, const BYTES: usize>(
     E: Fn(f64) -> [u8; BYTES],
 {
     let Number { decode, encode, .. } = number;
-    let line = factors.line();
+    let line = factors.line;
     let (mut index, mut within, mut done) = (start / line, start % line, 0);
     while done < elements.len() {
         let end = elements.len().min(done + line - within);
@@ -166,59 +166,6 @@ where
     normal.then(|| Magnitudes { least: decode(least), greatest: decode(greatest) })
 }
 
-/// Looks at what [`multiply`] gives.
-///
-/// # Errors
-/// If a product is not finite, or the errors of rounding sum up to more than digits at their end.
-fn keep_digits<D, E, N, const BYTES: usize>(
-    number: &Number<D, E, N>,
-    elements: &[[u8; BYTES]],
-    factors: &Factors,
-) -> Result<(), Miss>
-where
-    D: Fn([u8; BYTES]) -> f64,
-    E: Fn(f64) -> [u8; BYTES],
-    N: Fn([u8; BYTES]) -> bool,
-{
-    // Normal numbers keep their digits. Others are rare, and few of them do no harm.
-    if !are_normal(number, elements, factors) {
-        let (total, lost) = errors(number, elements, factors);
-        ensure(f64::is_finite(total + lost), "a folded weight would leave the range of its type")?;
-        ensure(lost <= number.epsilon * total, "the folded weights would lose digits")?;
-    }
-    Ok(())
-}
-
-/// Whether all products are numbers with all digits, or of zeros.
-#[multiversion(targets("x86_64+avx2"))]
-fn are_normal<D, E, N, const BYTES: usize>(
-    number: &Number<D, E, N>,
-    elements: &[[u8; BYTES]],
-    factors: &Factors,
-) -> bool
-where
-    D: Fn([u8; BYTES]) -> f64,
-    E: Fn(f64) -> [u8; BYTES],
-    N: Fn([u8; BYTES]) -> bool,
-{
-    let Number { decode, encode, is_normal, .. } = number;
-    let keeps_digits = |element, factor| {
-        let rounded = encode(decode(element) * factor);
-        let is_zero = (decode(element) == 0.0) & (decode(rounded) == 0.0);
-        is_normal(rounded) | is_zero
-    };
-    let mut all_keep = true;
-    for (elements, &factor) in elements.chunks(factors.line()).zip(factors.factors.iter().cycle()) {
-        all_keep &= if factors.each.is_empty() {
-            elements.iter().fold(true, |all, &element| all & keeps_digits(element, factor))
-        } else {
-            let own = elements.iter().zip(&factors.each);
-            own.fold(true, |all, (&element, &factor)| all & keeps_digits(element, factor))
-        };
-    }
-    all_keep
-}
-
 /// The magnitudes of all exact products, and of all that rounding changes, summed up.
 #[multiversion(targets("x86_64+avx2"))]
 fn errors<D, E, N, const BYTES: usize>(
@@ -240,7 +187,7 @@ where
             *lost += (exact - decode(encode(exact))).abs();
         }
     };
-    for (elements, &factor) in elements.chunks(factors.line()).zip(factors.factors.iter().cycle()) {
+    for (elements, &factor) in elements.chunks(factors.line).zip(factors.factors.iter().cycle()) {
         let same = [factor; LANES];
         let own = &factors.each[..elements.len().min(factors.each.len())];
         let (blocks, rest) = elements.as_chunks::<LANES>();
