@@ -5,7 +5,11 @@ use std::sync::LazyLock;
 use std::thread;
 
 /// How many threads run at once. The system is asked once: the answer comes from several of its files.
-static THREADS: LazyLock<usize> = LazyLock::new(|| thread::available_parallelism().map_or(1, NonZero::get));
+pub fn processors() -> usize {
+    static PROCESSORS: LazyLock<usize> =
+        LazyLock::new(|| thread::available_parallelism().map_or(1, NonZero::get));
+    *PROCESSORS
+}
 
 /// What `work` makes of each number below `count`, in order, on as many threads as there are processors, of which this
 /// one is the first.
@@ -13,7 +17,7 @@ static THREADS: LazyLock<usize> = LazyLock::new(|| thread::available_parallelism
 /// # Panics
 /// As `work` does.
 pub fn side_by_side<T: Send>(count: usize, work: &(dyn Fn(usize) -> T + Sync)) -> Vec<T> {
-    let part = count.div_ceil(*THREADS).max(1);
+    let part = count.div_ceil(processors()).max(1);
     let results = |start: usize| (start..count.min(start + part)).map(work).collect::<Vec<T>>();
     thread::scope(|scope| {
         let threads: Vec<_> =
@@ -36,7 +40,7 @@ pub fn rows_side_by_side<T: Send>(
     length: usize,
     work: &(dyn Fn(usize, &mut [T]) + Sync),
 ) {
-    let part = elements.len().div_ceil(length).div_ceil(*THREADS).max(1);
+    let part = elements.len().div_ceil(length).div_ceil(processors()).max(1);
     let rows = |(place, rows): (usize, &mut [T])| {
         rows.chunks_mut(length).enumerate().for_each(|(row, elements)| work(place * part + row, elements));
     };

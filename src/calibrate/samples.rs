@@ -1,7 +1,6 @@
 //! Runs of a model over all samples, in the process that runs it.
 
 use std::collections::BTreeMap;
-use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
@@ -9,6 +8,7 @@ use bytes::Bytes;
 use onnx_opt_ir::engine::{EngineError, Executor, Named, Runner};
 use onnx_opt_ir::{Graph, Model, export, import};
 use onnx_opt_passes::measure::DRAW;
+use onnx_opt_passes::threads::processors;
 use onnx_opt_proto::{ModelProto, read_bytes};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -115,7 +115,7 @@ pub(super) fn run<T: Default + Send>(
     tell: &Tell,
     take: &Take<'_, T>,
 ) -> Result<Vec<T>, Trouble> {
-    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let processors = processors();
     let feeds = Feeds::of(source, engine, subject)?;
     let workers = processors.min(SHARDS).min(feeds.count);
     let (next, done, stop) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
