@@ -51,7 +51,7 @@ fn main() -> Result<(), Box<dyn error::Error>> {
     prost_build::Config::new()
         // Weights and texts stay slices of the file, or are made when they are written.
         .bytes(["."])
-        .prost_path("crate::payload::prost")
+        .prost_path("crate::codec")
         // An attribute holds one of these at most: kept small, as models have many attributes.
         .boxed(".onnx.AttributeProto.t")
         .boxed(".onnx.AttributeProto.g")

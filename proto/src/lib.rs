@@ -9,6 +9,7 @@ mod schema {
     include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
 }
 
+mod codec;
 mod drain;
 mod error;
 mod external;
