@@ -399,11 +399,10 @@ impl Importer {
 
     /// The value of this name in the innermost graph; a name of an outer graph becomes a captured value.
     fn resolve(&mut self, name: &str) -> Option<ValueId> {
-        let depth = self.frames.iter().rposition(|frame| frame.names.contains_key(name))?;
-        let (key, mut value) = {
-            let (key, &value) = self.frames[depth].names.get_key_value(name)?;
-            (key.clone(), value)
+        let known = |(depth, frame): (usize, &Frame)| {
+            frame.names.get_key_value(name).map(|(key, &value)| (depth, key.clone(), value))
         };
+        let (depth, key, mut value) = self.frames.iter().enumerate().rev().find_map(known)?;
         for frame in &mut self.frames[depth + 1..] {
             value = *frame.captured.entry(value).or_insert_with(|| {
                 let index = frame.captures.iter().position(|&known| known == value).unwrap_or_else(|| {

@@ -13,7 +13,7 @@ use self::operator::{
     at_most, bound_element, check_attributes, check_attributes_once, check_bodies, check_counts, check_types,
     operator_of,
 };
-use crate::graph::{Graph, Name, Node, NodeId, Producer, ValueId};
+use crate::graph::{Graph, Node, NodeId, Producer};
 use crate::model::Model;
 use crate::schema::canonical_domain;
 use crate::types::ElementType;
@@ -111,7 +111,7 @@ struct Checker<'a> {
 
 impl Checker<'_> {
     /// A graph; `captured` are the names of what its owner captures for it.
-    fn graph(&self, graph: &Graph, captured: &[Option<Name>]) -> Result<(), CheckError> {
+    fn graph(&self, graph: &Graph, captured: &[Option<&str>]) -> Result<(), CheckError> {
         graph.check_invariants().map_err(CheckError::Inconsistent)?;
         if let Err(node) = graph.topological_order() {
             return Err(CheckError::Cycle { node: describe(graph, node) });
@@ -126,8 +126,8 @@ impl Checker<'_> {
                 reason,
             };
             self.node(graph, node).map_err(reason)?;
-            let captured: Vec<Option<Name>> =
-                node.captures().iter().map(|value| names.get(value).cloned()).collect();
+            let captured: Vec<Option<&str>> =
+                node.captures().iter().map(|value| names[value.index()]).collect();
             for body in node.bodies() {
                 self.graph(body, &captured)?;
             }
@@ -162,30 +162,31 @@ impl Checker<'_> {
     }
 }
 
-/// Names under which the values of a graph are written, as far as they have one.
-fn names(graph: &Graph, captured: &[Option<Name>]) -> FxHashMap<ValueId, Name> {
-    graph
-        .values()
-        .filter_map(|(id, value)| match value.producer() {
-            Producer::Captured { index, .. } => {
-                captured.get(*index as usize).cloned().flatten().map(|name| (id, name))
-            }
-            _ => value.name().map(|name| (id, name.into())),
-        })
-        .collect()
+/// Names under which the values of a graph are written, as far as they have one, by index of the value.
+type Names<'a> = Vec<Option<&'a str>>;
+
+fn names<'a>(graph: &'a Graph, captured: &[Option<&'a str>]) -> Names<'a> {
+    let mut names = vec![None; graph.value_bound()];
+    for (id, value) in graph.values() {
+        names[id.index()] = match value.producer() {
+            Producer::Captured { index, .. } => captured.get(*index as usize).copied().flatten(),
+            _ => value.name(),
+        };
+    }
+    names
 }
 
 /// Names tell values apart. A body may use a name of the outer graph again for a value of its own, as runtimes accept,
 /// as long as it does not read the outer one too. Captured values of one name are the same outer value.
-fn check_names(graph: &Graph, names: &FxHashMap<ValueId, Name>) -> Result<(), CheckError> {
-    let mut seen: FxHashMap<&Name, bool> = FxHashMap::default();
+fn check_names(graph: &Graph, names: &[Option<&str>]) -> Result<(), CheckError> {
+    let mut seen = FxHashMap::with_capacity_and_hasher(names.len(), Default::default());
     for (id, value) in graph.values() {
-        let Some(name) = names.get(&id) else { continue };
+        let Some(name) = names[id.index()] else { continue };
         let captured = matches!(value.producer(), Producer::Captured { .. });
         if name.is_empty() && !captured {
             return Err(CheckError::Unnamed);
         }
-        if seen.insert(name, captured).is_some_and(|before| !(before && captured)) {
+        if seen.insert(name, captured).is_some_and(|before: bool| !(before && captured)) {
             return Err(CheckError::DuplicateName(name.to_string()));
         }
     }
@@ -193,14 +194,14 @@ fn check_names(graph: &Graph, names: &FxHashMap<ValueId, Name>) -> Result<(), Ch
 }
 
 /// Formal names are those of their values.
-fn check_interface(graph: &Graph, names: &FxHashMap<ValueId, Name>) -> Result<(), CheckError> {
+fn check_interface(graph: &Graph, names: &[Option<&str>]) -> Result<(), CheckError> {
     let inputs = graph.inputs().iter().map(|input| (input.value, &input.declaration));
     let outputs = graph.outputs().iter().map(|output| (output.value, &output.declaration));
     for (value, declaration) in inputs.chain(outputs) {
         let formal = declaration.name();
         // A captured value that has no name yet gets one at export.
-        if let Some(name) = names.get(&value)
-            && &**name != formal
+        if let Some(name) = names[value.index()]
+            && name != formal
         {
             return Err(CheckError::Renamed { formal: formal.to_owned(), value: name.to_string() });
         }

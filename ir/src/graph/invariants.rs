@@ -2,6 +2,7 @@
 
 use petgraph::Direction;
 use petgraph::visit::EdgeRef;
+use smallvec::SmallVec;
 
 use super::{Consumer, Graph, Node, NodeId, Producer, Slot, Use, Value, ValueId};
 
@@ -37,7 +38,7 @@ impl Graph {
 
     fn check_links(&self, id: NodeId, node: &Node) -> Result<(), String> {
         let about = |what: &str| format!("node {} ({}): {what}", id.index(), node.op_type());
-        let mut edges: Vec<(NodeId, Use)> = self
+        let mut edges: SmallVec<[(NodeId, Use); 4]> = self
             .nodes
             .edges_directed(id.0, Direction::Incoming)
             .map(|edge| (NodeId(edge.source()), *edge.weight()))

@@ -159,6 +159,11 @@ impl Graph {
             .filter_map(|(index, value)| value.as_ref().map(|value| (ValueId(index as u32), value)))
     }
 
+    /// One more than the largest value index that was ever in use.
+    pub fn value_bound(&self) -> usize {
+        self.values.len()
+    }
+
     /// A value, if it exists.
     pub fn get_value(&self, value: ValueId) -> Option<&Value> {
         self.values.get(value.0 as usize).and_then(Option::as_ref)

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use petgraph::Direction;
+use petgraph::visit::{EdgeRef, IntoEdgeReferences};
 
 use super::{Form, Graph, NodeId, Producer, ValueId};
 
@@ -13,6 +14,24 @@ impl Graph {
     /// # Errors
     /// A node on or behind a cycle, if there is one.
     pub fn topological_order(&self) -> Result<Vec<NodeId>, NodeId> {
+        self.order_by_position().map_or_else(|| self.order_by_operands(), Ok)
+    }
+
+    /// Nodes by position, if that is a topological order.
+    fn order_by_position(&self) -> Option<Vec<NodeId>> {
+        let mut placed: Vec<(u32, NodeId)> = self.nodes().map(|(id, node)| (node.position(), id)).collect();
+        placed.sort_unstable();
+        let mut places = vec![0; self.node_bound()];
+        for (place, (_, id)) in placed.iter().enumerate() {
+            places[id.index()] = place;
+        }
+        let mut edges = self.nodes.edge_references();
+        let is_ordered = edges.all(|edge| places[edge.source().index()] < places[edge.target().index()]);
+        is_ordered.then(|| placed.into_iter().map(|(_, id)| id).collect())
+    }
+
+    /// Of the nodes whose producers are placed, the one that comes first in the file is next.
+    fn order_by_operands(&self) -> Result<Vec<NodeId>, NodeId> {
         let mut waiting: Vec<usize> = vec![0; self.node_bound()];
         let mut ready = BinaryHeap::new();
         for (id, node) in self.nodes() {
