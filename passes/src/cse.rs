@@ -4,7 +4,7 @@ use std::hash::{Hash, Hasher};
 
 use onnx_opt_ir::graph::{Form, Producer};
 use onnx_opt_ir::schema::AttributeDefault;
-use onnx_opt_ir::{AttributeValue, Graph, Node, NodeId, ValueId};
+use onnx_opt_ir::{AttributeValue, Graph, Node, NodeId, Tensor, ValueId};
 use rustc_hash::{FxHashMap, FxHasher};
 use smallvec::SmallVec;
 
@@ -37,32 +37,25 @@ impl Pass for CommonSubexpressions {
 const COMMUTATIVE: &[&str] =
     &["Add", "And", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Equal", "Max", "Min", "Mul", "Or", "Xor"];
 
-/// Element type, shape and a sample of the content.
-type Likeness = (i32, Vec<usize>, u64);
-
 fn merge_constants(graph: &mut Graph) -> usize {
-    // By likeness first: a weight is read whole only where another has its type and shape and some of its bytes.
-    let mut by_likeness: FxHashMap<Likeness, Vec<(bool, ValueId)>> = FxHashMap::default();
+    // By likeness first: a weight is read whole only where another has its type and shape and some of its bytes. Of
+    // those that are alike, what must stay comes first, so that the others give way to it.
+    let mut constants: Vec<(u64, bool, ValueId)> = Vec::new();
     for (id, value) in graph.values() {
         if let Producer::Constant(constant) = value.producer()
             && graph.use_count(id) > 0
         {
-            let tensor = &constant.tensor;
-            let key = (tensor.element().code(), tensor.shape().to_vec(), tensor.content_sample());
-            // What must stay comes first, so that the others give way to it.
             let gives_way =
                 matches!(constant.form, Form::Initializer) && !graph.is_output(id) && !graph.is_pinned(id);
-            by_likeness.entry(key).or_default().push((gives_way, id));
+            constants.push((likeness(&constant.tensor), gives_way, id));
         }
     }
-    let mut groups: Vec<Vec<(bool, ValueId)>> =
-        by_likeness.into_values().filter(|group| group.len() > 1).collect();
-    groups.iter_mut().for_each(|group| group.sort_unstable());
-    groups.sort_unstable();
+    constants.sort_unstable();
+    let groups = constants.chunk_by(|one, other| one.0 == other.0).filter(|group| group.len() > 1);
     let mut merged = 0;
     for group in groups {
         let mut by_content: FxHashMap<u64, Vec<ValueId>> = FxHashMap::default();
-        for (gives_way, value) in group {
+        for &(_, gives_way, value) in group {
             let Some(tensor) = graph.constant(value).cloned() else { continue };
             let twins = by_content.entry(tensor.content_hash()).or_default();
             match twins.iter().find(|&&twin| graph.constant(twin) == Some(&tensor)) {
@@ -78,9 +71,17 @@ fn merge_constants(graph: &mut Graph) -> usize {
     merged
 }
 
+/// A hash of element type, shape and a sample of the content.
+fn likeness(tensor: &Tensor) -> u64 {
+    let mut hasher = FxHasher::default();
+    (tensor.element().code(), tensor.shape(), tensor.content_sample()).hash(&mut hasher);
+    hasher.finish()
+}
+
 fn merge_nodes(graph: &mut Graph) -> usize {
     let Ok(order) = graph.topological_order() else { return 0 };
-    let mut seen: FxHashMap<u64, Vec<NodeId>> = FxHashMap::default();
+    let mut seen: FxHashMap<u64, SmallVec<[NodeId; 4]>> =
+        FxHashMap::with_capacity_and_hasher(order.len(), Default::default());
     let mut merged = 0;
     for id in order {
         let node = graph.node(id);

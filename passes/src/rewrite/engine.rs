@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use onnx_opt_ir::schema::latest_opset;
 use onnx_opt_ir::{Graph, Node, NodeId, ValueId};
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
 use super::admit::admit;
 use super::commit::{Touched, commit};
@@ -101,7 +102,7 @@ impl<'r> Rewriter<'r> {
             if let Some(touched) = self.visit(graph, node, statistics) {
                 fuel -= 1;
                 touched.created.iter().for_each(|&node| list.push(node));
-                touched.values.iter().for_each(|&value| list.push_around(graph, value));
+                list.push_around(graph, &touched.values);
             }
         }
     }
@@ -183,6 +184,10 @@ pub fn place(graph: &Graph, node: &Node) -> String {
 struct WorkList {
     queue: VecDeque<NodeId>,
     queued: Vec<bool>,
+    /// Number of the present edit.
+    edit: usize,
+    /// By node, the last edit that reached it, and how much further the pattern may go from there.
+    spread: Vec<(usize, usize)>,
 }
 
 impl WorkList {
@@ -201,23 +206,37 @@ impl WorkList {
         Some(node)
     }
 
-    /// Queues the producer of a value and, as far as a pattern reaches, the nodes downstream.
-    fn push_around(&mut self, graph: &Graph, value: ValueId) {
-        if let Some((producer, ..)) = graph.producer(value) {
-            self.push(producer);
+    /// Queues the producers of values and, as far as a pattern reaches, the nodes downstream.
+    fn push_around(&mut self, graph: &Graph, values: &[ValueId]) {
+        self.edit += 1;
+        self.spread.resize(graph.node_bound(), (0, 0));
+        for &value in values {
+            if let Some((producer, ..)) = graph.producer(value) {
+                self.push(producer);
+            }
+            self.push_behind(graph, value);
         }
-        let mut frontier = vec![value];
+    }
+
+    /// Queues nodes downstream of a value that are not as near to one that came before.
+    fn push_behind(&mut self, graph: &Graph, value: ValueId) {
+        let mut frontier: SmallVec<[ValueId; 16]> = SmallVec::from_slice(&[value]);
         let mut budget = SPREAD;
-        for _ in 0..REACH {
-            let mut next = Vec::new();
+        for reach in (1..=REACH).rev() {
+            let mut next = SmallVec::new();
             for value in frontier {
                 for consumer in graph.consumers(value) {
+                    let known = &mut self.spread[consumer.node.index()];
+                    if *known >= (self.edit, reach) {
+                        continue;
+                    }
                     if budget == 0 {
                         return;
                     }
                     budget -= 1;
+                    *known = (self.edit, reach);
                     self.push(consumer.node);
-                    next.extend(graph.node(consumer.node).outputs().iter().flatten());
+                    next.extend(graph.node(consumer.node).outputs().iter().flatten().copied());
                 }
             }
             frontier = next;
