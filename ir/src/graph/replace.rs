@@ -97,9 +97,12 @@ impl Graph {
         }
         let (old_value, new_value) = (self.value(old), self.value(new));
         let fact = Fact { ty: old_value.ty.clone(), elements: old_value.elements.clone() };
-        let differs = old_value.ty != new_value.ty
-            || old_value.elements != new_value.elements
-            || matches!(new_value.producer, Producer::Constant(_));
+        // A constant tells more than its type, but not more than one of the same content.
+        let is_told = match (&old_value.producer, &new_value.producer) {
+            (Producer::Constant(old), Producer::Constant(new)) => old.is_small_twin_of(new),
+            (_, new) => !matches!(new, Producer::Constant(_)),
+        };
+        let differs = old_value.ty != new_value.ty || old_value.elements != new_value.elements || !is_told;
         if differs {
             let others: Vec<NodeId> = if self.learn(new, fact) {
                 self.consumers(new).map(|consumer| consumer.node).collect()

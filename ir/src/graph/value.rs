@@ -85,6 +85,13 @@ pub struct Constant {
     pub form: Form,
 }
 
+impl Constant {
+    /// Whether another one has the same content, as far as that is soon seen: no if it has many elements.
+    pub(super) fn is_small_twin_of(&self, other: &Self) -> bool {
+        self.tensor.len() <= Value::MAX_ELEMENTS && self.tensor == other.tensor
+    }
+}
+
 /// How a constant is written.
 #[derive(Clone, Debug)]
 pub enum Form {

@@ -122,6 +122,8 @@ fn finish(graph: &mut Graph, created: Vec<NodeId>, replacements: &[(ValueId, Val
     graph.remove_dead(seeds, |_, node| operands.extend(node.operands()));
     // A patch may build more than it uses.
     graph.remove_dead(created.clone(), |_, _| {});
+    // That a constant has one use less is news only to its last one.
+    operands.retain(|&operand| graph.constant(operand).is_none() || graph.use_count(operand) == 1);
     values.extend(replacements.iter().map(|&(_, new)| new));
     values.extend(operands);
     values.retain(|&value| graph.get_value(value).is_some());
