@@ -106,12 +106,8 @@ impl<'a> Exporter<'a> {
             if let Producer::Constant(constant) = value.producer()
                 && let Form::Node { position, origin } = &constant.form
             {
-                let mut node = match origin {
-                    Some(origin) => (**origin).clone(),
-                    None => constant_node(constant.tensor.to_proto()),
-                };
-                node.output = vec![text_of(id)];
-                constants.push((*position, node));
+                let node = constant_node(&constant.tensor, origin.as_deref());
+                constants.push((*position, NodeProto { output: vec![text_of(id)], ..node }));
             }
         }
         constants.sort_by_key(|(position, _)| *position);
@@ -259,14 +255,22 @@ pub(crate) fn plain_attribute(name: &str, value: &AttributeValue) -> AttributePr
     proto
 }
 
-fn constant_node(tensor: TensorProto) -> NodeProto {
-    let value = AttributeProto {
-        name: Some("value".to_owned()),
-        r#type: Some(AttributeType::Tensor as i32),
-        t: Some(Box::new(tensor)),
-        ..AttributeProto::default()
+/// The node of a constant, as far as it was read; the import took the tensor out of it.
+fn constant_node(tensor: &Tensor, origin: Option<&NodeProto>) -> NodeProto {
+    let plain = || NodeProto {
+        op_type: Some("Constant".to_owned()),
+        attribute: vec![AttributeProto {
+            name: Some("value".to_owned()),
+            r#type: Some(AttributeType::Tensor as i32),
+            ..AttributeProto::default()
+        }],
+        ..NodeProto::default()
     };
-    NodeProto { op_type: Some("Constant".to_owned()), attribute: vec![value], ..NodeProto::default() }
+    let mut node = origin.cloned().unwrap_or_else(plain);
+    for attribute in node.attribute.iter_mut().filter(|attribute| attribute.r#type() == AttributeType::Tensor) {
+        attribute.t = Some(Box::new(tensor.to_proto()));
+    }
+    node
 }
 
 /// The declaration of a value of this name and type.

@@ -334,7 +334,7 @@ impl Importer {
         let mut pending = Vec::with_capacity(nodes.len());
         for (position, mut proto) in nodes.into_iter().enumerate() {
             let position = position as u32;
-            if let Some((name, tensor)) = self.constant_node(&proto)? {
+            if let Some((name, tensor)) = self.constant_node(&mut proto)? {
                 let form = Form::Node { position, origin: Some(Box::new(proto)) };
                 let value = self.top().graph.add_constant_as(Some(name.clone()), tensor, form);
                 self.define(&name, value)?;
@@ -417,8 +417,8 @@ impl Importer {
         Some(value)
     }
 
-    /// Name and tensor of a plain `Constant` node.
-    fn constant_node(&mut self, proto: &NodeProto) -> Result<Option<(Name, Arc<Tensor>)>, ImportError> {
+    /// Name and tensor of a plain `Constant` node. A tensor that is a message is taken out of it.
+    fn constant_node(&mut self, proto: &mut NodeProto) -> Result<Option<(Name, Arc<Tensor>)>, ImportError> {
         let domain = canonical_domain(proto.domain());
         if proto.op_type() != "Constant"
             || !domain.is_empty()
@@ -427,15 +427,15 @@ impl Importer {
         {
             return Ok(None);
         }
-        let ([output], [attribute]) = (&proto.output[..], &proto.attribute[..]) else { return Ok(None) };
+        let ([output], [attribute]) = (&proto.output[..], &mut proto.attribute[..]) else { return Ok(None) };
         if output.is_empty() || attribute.ref_attr_name.is_some() {
             return Ok(None);
         }
         let name: Name = output.as_str().into();
         let bytes = |value: &Payload| Bytes::from(value.clone());
         let tensor = match (attribute.name(), attribute.r#type()) {
-            ("value", AttributeType::Tensor) => match &attribute.t {
-                Some(tensor) => Some(self.tensor((**tensor).clone(), &name)?),
+            ("value", AttributeType::Tensor) => match attribute.t.take() {
+                Some(tensor) => Some(self.tensor(*tensor, &name)?),
                 None => None,
             },
             ("value_float", AttributeType::Float) => Tensor::from_f32(&[], &[attribute.f()]),

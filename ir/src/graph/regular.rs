@@ -15,7 +15,8 @@ impl Graph {
 
     /// How many nodes bear the name of another one of their graph.
     pub(crate) fn namesakes(&self) -> usize {
-        let mut names: FxHashSet<&str> = FxHashSet::default();
+        let mut names: FxHashSet<&str> =
+            FxHashSet::with_capacity_and_hasher(self.node_count(), Default::default());
         let named = |name: &&str| !name.is_empty();
         let twins = self.nodes().filter_map(|(_, node)| node.name()).filter(named);
         let twins = twins.filter(|&name| !names.insert(name)).count();

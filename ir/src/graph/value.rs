@@ -101,7 +101,7 @@ pub enum Form {
     Node {
         /// Position in the node list.
         position: u32,
-        /// The node as read; `None` for one that a rewrite made.
+        /// The node as read, without its tensor; `None` for one that a rewrite made.
         origin: Option<Box<NodeProto>>,
     },
 }
