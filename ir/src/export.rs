@@ -267,7 +267,8 @@ fn constant_node(tensor: &Tensor, origin: Option<&NodeProto>) -> NodeProto {
         ..NodeProto::default()
     };
     let mut node = origin.cloned().unwrap_or_else(plain);
-    for attribute in node.attribute.iter_mut().filter(|attribute| attribute.r#type() == AttributeType::Tensor) {
+    for attribute in node.attribute.iter_mut().filter(|attribute| attribute.r#type() == AttributeType::Tensor)
+    {
         attribute.t = Some(Box::new(tensor.to_proto()));
     }
     node

@@ -63,8 +63,9 @@ impl Rule for DeclaredRule {
 
     fn rewrite(&self, site: &Site<'_>) -> Rewrite {
         let mut miss = Miss::NoMatch;
+        let mut found = Match::default();
         for pattern in &self.alternatives {
-            let mut found = Match::default();
+            found.clear();
             if !pattern.matches(site.graph, site.root, &mut found) {
                 continue;
             }

@@ -74,6 +74,11 @@ impl Match {
         }
     }
 
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        self.truncate((0, 0));
+    }
+
     /// Bindings and nodes so far.
     fn len(&self) -> (usize, usize) {
         (self.bound.len(), self.nodes.len())
@@ -169,20 +174,14 @@ impl OpPattern {
         if self.rest.is_none() && node.inputs().iter().skip(self.operands.len()).any(Option::is_some) {
             return false;
         }
-        let swaps = is_commutative(self.op_type) && self.operands.len() == 2 && count == 2;
-        for swapped in [false, true] {
-            if swapped && !swaps {
-                break;
-            }
-            let before = found.len();
-            if self.operands_match(graph, id, node, swapped, found) {
-                return true;
-            }
-            found.truncate(before);
-        }
-        false
+        self.operands_match(graph, id, node, false, found)
+            || count == 2
+                && self.operands.len() == 2
+                && is_commutative(self.op_type)
+                && self.operands_match(graph, id, node, true, found)
     }
 
+    /// Matches the operands in their order, or the other way round, and the rest of the node.
     fn operands_match(
         &self,
         graph: &Graph,
@@ -197,6 +196,23 @@ impl OpPattern {
         if !operands.all(|(index, pattern)| pattern.is_likely(graph, node.input(place(index)))) {
             return false;
         }
+        let before = found.len();
+        let fits = self.bind(graph, id, node, place, found);
+        if !fits {
+            found.truncate(before);
+        }
+        fits
+    }
+
+    /// Binds what the pattern names, where all of it matches; `place` tells which operand of the node is the next.
+    fn bind(
+        &self,
+        graph: &Graph,
+        id: NodeId,
+        node: &Node,
+        place: impl Fn(usize) -> usize,
+        found: &mut Match,
+    ) -> bool {
         for (index, pattern) in self.operands.iter().enumerate() {
             let operand = node.input(place(index));
             if !pattern.matches(graph, operand, found) {
