@@ -162,12 +162,11 @@ fn by_blocks<T: Copy>(operand: &[T], axes: &[Axis], result: &mut [T]) {
     let along = rest.iter().position(|axis| axis.from == 1);
     let mut outer = rest.to_vec();
     let column = along.map_or(ONE, |along| outer.remove(along));
+    let (width, height) = (BLOCK.min(row.size), BLOCK.min(column.size));
     each_index(&outer, &mut |from, to| {
         // Along the lines of the operand, whose next elements a processor fetches ahead.
-        for left in (0..row.size).step_by(BLOCK) {
-            let width = BLOCK.min(row.size - left);
-            for top in (0..column.size).step_by(BLOCK) {
-                let height = BLOCK.min(column.size - top);
+        for left in begins(row.size) {
+            for top in begins(column.size) {
                 let operand = &operand[from + top + left * row.from..];
                 let result = &mut result[to + top * column.to + left..];
                 match [width, height] {
@@ -177,6 +176,12 @@ fn by_blocks<T: Copy>(operand: &[T], axes: &[Axis], result: &mut [T]) {
             }
         }
     });
+}
+
+/// Where blocks begin that cover an axis of this size. The last one covers some of the one before again, so that it is
+/// whole too.
+fn begins(size: usize) -> impl Iterator<Item = usize> {
+    (0..size.div_ceil(BLOCK)).map(move |block| (block * BLOCK).min(size.saturating_sub(BLOCK)))
 }
 
 /// Puts lines of [`BLOCK`] elements of the operand, which are `from` apart, in place as columns of the result, whose
@@ -193,7 +198,8 @@ fn square<T: Copy>(operand: &[T], from: usize, result: &mut [T], to: usize) {
     }
 }
 
-/// The same for lines of `height` elements, `width` of them. Apart from whole squares, whose sizes the compiler knows.
+/// The same for `width` lines of `height` elements, where an axis is shorter than a square. Apart from squares, whose
+/// sizes the compiler knows.
 #[inline(never)]
 fn part<T: Copy>(operand: &[T], from: usize, result: &mut [T], to: usize, width: usize, height: usize) {
     for y in 0..height {
