@@ -1,98 +1,70 @@
-//! Where blocks go that were encoded: to a writer at once, or to a file by another thread.
+//! Where blocks go that were encoded: to a writer, or to their places in a file where several threads encode one message.
 
 use std::fs::File;
-use std::io::{self, IoSlice, Write};
-use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
-use std::thread::{self, Scope, ScopedJoinHandle};
+use std::io::{self, IoSlice, Seek, SeekFrom, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use bytes::Bytes;
-
-/// What one write takes.
-pub(crate) struct Block {
-    /// A buffer that begins with small pieces together.
-    pub(crate) buffer: Vec<u8>,
-    /// How many bytes of it they take.
-    pub(crate) gathered: usize,
-    /// A large piece behind them.
-    pub(crate) more: Bytes,
-}
-
-/// Who writes blocks.
+/// Who writes blocks of a message.
 pub(crate) trait Drain {
-    /// Takes a block, and gives a buffer to gather the next one in; an empty one, if none is free.
-    fn take(&mut self, block: Block) -> Vec<u8>;
+    /// How many blocks from this one on are its own to write, at most so many. Of the next one another has taken care if
+    /// there are none.
+    fn claim(&mut self, block: u64, most: u64) -> u64;
 
-    /// Waits for all blocks; the first error, behind which nothing was written.
-    fn finish(self: Box<Self>) -> io::Result<()>;
+    /// Writes what stands at `position`, the begin of a block.
+    fn write(&mut self, position: u64, pieces: &mut [IoSlice<'_>]) -> io::Result<()>;
+
+    /// Nothing comes any more.
+    fn finish(&mut self) -> io::Result<()>;
 }
 
-/// Writes each block before the next one is encoded.
-pub(crate) struct Direct<W> {
-    writer: W,
-    result: io::Result<()>,
-}
-
-impl<W: Write> Direct<W> {
-    pub(crate) fn new(writer: W) -> Self {
-        Self { writer, result: Ok(()) }
-    }
-}
+/// Writes all blocks one after the other.
+pub(crate) struct Direct<W>(pub(crate) W);
 
 impl<W: Write> Drain for Direct<W> {
-    fn take(&mut self, Block { buffer, gathered, more }: Block) -> Vec<u8> {
-        if self.result.is_ok() {
-            self.result =
-                write_all(&mut self.writer, &mut [IoSlice::new(&buffer[..gathered]), IoSlice::new(&more)]);
-        }
-        buffer
+    fn claim(&mut self, _block: u64, most: u64) -> u64 {
+        most
     }
 
-    fn finish(mut self: Box<Self>) -> io::Result<()> {
-        self.result.and_then(|()| self.writer.flush())
+    fn write(&mut self, _position: u64, pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
+        write_all(&mut self.0, pieces)
     }
-}
 
-/// Blocks that wait while one is written.
-const WAITING: usize = 1;
-
-/// Writes to `file` while the next blocks are encoded, and made where they are deferred; where the system gives no thread,
-/// before.
-pub(crate) fn beside<'scope, 'env>(
-    scope: &'scope Scope<'scope, 'env>,
-    file: &'env File,
-) -> Box<dyn Drain + 'scope> {
-    let (blocks, taken) = sync_channel(WAITING);
-    let (empty, buffers) = channel();
-    let write = move || {
-        let mut direct = Box::new(Direct::new(file));
-        for block in taken {
-            // Nobody waits for a buffer behind the last block.
-            let _ = empty.send(direct.take(block));
-        }
-        direct.finish()
-    };
-    match thread::Builder::new().spawn_scoped(scope, write) {
-        Ok(thread) => Box::new(Beside { blocks, buffers, thread }),
-        Err(_) => Box::new(Direct::new(file)),
+    fn finish(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 
-struct Beside<'scope> {
-    blocks: SyncSender<Block>,
-    buffers: Receiver<Vec<u8>>,
-    thread: ScopedJoinHandle<'scope, io::Result<()>>,
+/// A file that several threads write, each of which encodes the whole message, and makes and writes the blocks that it is
+/// the first to reach: what it made is still in the cache of its processor then.
+pub(crate) struct Shared<'a> {
+    file: Mutex<&'a File>,
+    /// Blocks that are claimed; those before a claimed one are.
+    claimed: AtomicU64,
 }
 
-impl Drain for Beside<'_> {
-    fn take(&mut self, block: Block) -> Vec<u8> {
-        // It fails only where the thread is gone, which `finish` tells.
-        let _ = self.blocks.send(block);
-        self.buffers.try_recv().unwrap_or_default()
+impl<'a> Shared<'a> {
+    pub(crate) fn new(file: &'a File) -> Self {
+        Self { file: Mutex::new(file), claimed: AtomicU64::new(0) }
+    }
+}
+
+impl Drain for &Shared<'_> {
+    fn claim(&mut self, block: u64, most: u64) -> u64 {
+        let next = (block + 1).min(block + most);
+        let claim = self.claimed.compare_exchange(block, next, Ordering::Relaxed, Ordering::Relaxed);
+        claim.map_or(0, |_| next - block)
     }
 
-    fn finish(self: Box<Self>) -> io::Result<()> {
-        drop(self.blocks);
-        self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that writes has stopped")))
+    fn write(&mut self, position: u64, pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
+        // A file is written by one at a time, whoever locks it.
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(position))?;
+        write_all(&mut *file, pieces)
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -114,44 +86,33 @@ fn write_all(writer: &mut impl Write, mut pieces: &mut [IoSlice<'_>]) -> io::Res
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::io::{Read, Seek};
-
     use super::*;
 
-    fn block(number: u8) -> Block {
-        Block { buffer: vec![number; 10], gathered: 7, more: vec![number + 100; usize::from(number)].into() }
+    #[test]
+    fn a_block_is_claimed_once() {
+        let file = tempfile::tempfile().unwrap();
+        let shared = Shared::new(&file);
+        let (mut one, mut other) = (&shared, &shared);
+        assert_eq!([one.claim(0, 1), other.claim(0, 1), other.claim(1, 0), other.claim(1, 9)], [1, 0, 0, 1]);
+        assert_eq!([one.claim(1, 1), one.claim(2, 1), other.claim(2, 1), other.claim(3, 1)], [0, 1, 0, 1]);
     }
 
     #[test]
-    fn a_thread_writes_all_blocks_in_order() {
-        let mut file = tempfile::tempfile().unwrap();
-        let expected: Vec<u8> =
-            (0..50).flat_map(|number| [vec![number; 7], block(number).more.into()].concat()).collect();
-        thread::scope(|scope| {
-            let mut drain = beside(scope, &file);
-            for number in 0..50 {
-                drain.take(block(number));
+    fn pieces_are_written_whatever_the_writer_takes_at_once() {
+        struct Few(Vec<u8>);
+        impl Write for Few {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                let count = bytes.len().min(2);
+                self.0.extend(&bytes[..count]);
+                Ok(count)
             }
-            drain.finish().unwrap();
-        });
-        let mut written = Vec::new();
-        file.rewind().unwrap();
-        file.read_to_end(&mut written).unwrap();
-        assert_eq!(written, expected);
-    }
 
-    #[test]
-    fn what_a_thread_cannot_write_is_told() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("file");
-        std::fs::write(&path, "as it was").unwrap();
-        let file = File::open(&path).unwrap();
-        let result = thread::scope(|scope| {
-            let mut drain = beside(scope, &file);
-            (0..50).for_each(|number| drop(drain.take(block(number))));
-            drain.finish()
-        });
-        assert!(result.is_err());
-        assert_eq!(std::fs::read(&path).unwrap(), b"as it was");
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut few = Direct(Few(Vec::new()));
+        few.write(0, &mut [IoSlice::new(b"abc"), IoSlice::new(b""), IoSlice::new(b"defgh")]).unwrap();
+        assert_eq!(few.0.0, b"abcdefgh");
     }
 }

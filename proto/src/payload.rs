@@ -1,5 +1,6 @@
 //! The bytes of a field: there already, or made where they are needed.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
@@ -138,8 +139,8 @@ struct Reader<'a> {
     deferred: &'a Deferred,
     /// Where it is read on.
     position: usize,
-    /// Bytes from the last multiple of [`WIDEST`] before that place on.
-    few: [u8; FEW],
+    /// Bytes from the last multiple of [`WIDEST`] before that place on, once they were asked for.
+    few: OnceCell<[u8; FEW]>,
 }
 
 /// Bytes that a [`Reader`] makes at a time, a multiple of [`WIDEST`].
@@ -147,22 +148,24 @@ const FEW: usize = 1024;
 
 impl<'a> Reader<'a> {
     fn new(deferred: &'a Deferred) -> Self {
-        let mut reader = Self { deferred, position: 0, few: [0; FEW] };
-        reader.make_few();
-        reader
+        Self { deferred, position: 0, few: OnceCell::new() }
     }
 
-    fn make_few(&mut self) {
+    fn make_few(&self) -> [u8; FEW] {
+        let mut few = [0; FEW];
         let start = self.position / WIDEST * WIDEST;
         let count = (self.deferred.length - start).min(FEW);
-        self.deferred.recipe.fill(start, &mut self.few[..count]);
+        self.deferred.recipe.fill(start, &mut few[..count]);
+        few
     }
 
     /// Copies to the begin of `out`, and gives the rest of it.
     fn copy<'o>(&mut self, out: &'o mut [u8], count: usize) -> &'o mut [u8] {
         let (here, rest) = out.split_at_mut(count.min(out.len()));
-        here.copy_from_slice(&self.chunk()[..here.len()]);
-        self.advance(here.len());
+        if !here.is_empty() {
+            here.copy_from_slice(&self.chunk()[..here.len()]);
+            self.advance(here.len());
+        }
         rest
     }
 }
@@ -174,13 +177,13 @@ impl Buf for Reader<'_> {
 
     fn chunk(&self) -> &[u8] {
         let within = self.position % WIDEST;
-        &self.few[within..FEW.min(within + self.remaining())]
+        &self.few.get_or_init(|| self.make_few())[within..FEW.min(within + self.remaining())]
     }
 
     fn advance(&mut self, count: usize) {
         assert!(count <= self.remaining(), "advanced past the end");
         self.position += count;
-        self.make_few();
+        self.few.take();
     }
 
     fn copy_to_slice(&mut self, out: &mut [u8]) {
@@ -324,7 +327,7 @@ mod tests {
             let deferred = model(before, Payload::deferred(4 * count, Counting::default()));
             let expected = encode(&model(before, numbers(count as u32).into()));
             let mut streamed = Vec::new();
-            let mut sink = Sink::new(Box::new(Direct::new(&mut streamed)));
+            let mut sink = Sink::new(Direct(&mut streamed));
             deferred.encode(&mut sink).unwrap();
             sink.finish().unwrap();
             assert!(streamed == expected, "{before}");

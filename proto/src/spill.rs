@@ -2,6 +2,7 @@
 
 use bytes::BufMut;
 
+use crate::drain::Drain;
 use crate::sink::Sink;
 use crate::tensor_proto::{DataLocation, DataType};
 use crate::{ModelProto, Payload, StringStringEntryProto, TensorProto, for_each_tensor};
@@ -11,7 +12,7 @@ const PAGE_ALIGNED: usize = 1 << 20;
 
 /// Writes every tensor of at least `threshold` bytes to `data` and leaves in the model a reference to it in a file
 /// named `location`, relative to the model. Texts stay. Tensors that are external already are not touched.
-pub(crate) fn spill(model: &mut ModelProto, threshold: u64, location: &str, data: &mut Sink<'_>) {
+pub(crate) fn spill<D: Drain>(model: &mut ModelProto, threshold: u64, location: &str, data: &mut Sink<D>) {
     for_each_tensor(model, &mut |tensor| {
         if tensor.data_location() == DataLocation::External {
             return;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use prost::Message;
 use tempfile::NamedTempFile;
 
-use crate::drain::{Direct, beside};
+use crate::drain::{Direct, Drain, Shared};
 use crate::sink::Sink;
 use crate::spill::spill;
 use crate::temporary::temporary_file_in;
@@ -18,8 +18,8 @@ use crate::{ModelProto, Payload, WriteError, WriteErrorKind, for_each_tensor};
 
 /// Largest message, in bytes, that readers of protocol buffers take.
 const MESSAGE_LIMIT: u64 = i32::MAX as u64;
-/// Deferred bytes that take longer to be made than a thread to begin, which then writes.
-const BESIDE: usize = 4 << 20;
+/// Deferred bytes that take longer to be made than a second thread to begin.
+const SHARED: usize = 4 << 20;
 /// Smallest tensor, in bytes, that [`ExternalPolicy::Auto`] moves out.
 const AUTO_THRESHOLD: u64 = 1024;
 
@@ -83,7 +83,7 @@ pub fn write_file(
         if !target.is_file() {
             let file = File::options().write(true).open(path).map_err(|error| fail(error.into()))?;
             length(&model).map_err(fail)?;
-            let bytes = stream(&model, file).map_err(fail)?;
+            let bytes = encode_to(Direct(file), &model).map_err(fail)?;
             return Ok(WriteReport { bytes, external_bytes: 0 });
         }
     }
@@ -98,7 +98,7 @@ pub fn write_file(
     };
     let file = temporary_file_in(folder).map_err(|error| fail(error.into()))?;
     reserve(file.as_file(), length(&model).map_err(fail)?).map_err(|error| fail(error.into()))?;
-    let bytes = stream_beside(model, file.as_file()).map_err(fail)?;
+    let bytes = stream(model, file.as_file()).map_err(fail)?;
     let data = data.map(Pending::publish).transpose()?;
     Pending { file, path: target.clone() }.publish()?.keep();
     if let Some(data) = data {
@@ -113,7 +113,7 @@ pub fn write_file(
 /// If the stream refuses, or the model is too large for readers.
 pub fn write_stream(model: &ModelProto, writer: &mut dyn Write) -> Result<u64, WriteError> {
     length(model)?;
-    Ok(stream(model, writer)?)
+    Ok(encode_to(Direct(writer), model)?)
 }
 
 /// The bytes of `model`, all in memory.
@@ -128,24 +128,19 @@ fn length(model: &ModelProto) -> Result<u64, WriteErrorKind> {
     if length > MESSAGE_LIMIT { Err(WriteErrorKind::TooLarge(length)) } else { Ok(length) }
 }
 
-/// Writes a model whose length has been looked at.
-fn stream(model: &ModelProto, writer: impl Write) -> Result<u64, WriteErrorKind> {
-    let mut sink = Sink::new(Box::new(Direct::new(writer)));
-    encode_to(&mut sink, model)?;
-    Ok(sink.finish()?)
-}
-
-/// The same to a file, of a model that nobody needs any more: where much is deferred, a thread writes while the next bytes
-/// are made and those of the model are freed.
-fn stream_beside(mut model: ModelProto, file: &File) -> Result<u64, WriteErrorKind> {
-    if deferred(&mut model) < BESIDE {
-        return stream(&model, file);
+/// Writes a model that nobody needs any more, and whose length has been looked at, to a file: where much is deferred, two
+/// threads make and write it.
+fn stream(mut model: ModelProto, file: &File) -> Result<u64, WriteErrorKind> {
+    if deferred(&mut model) < SHARED {
+        return encode_to(Direct(file), &model);
     }
+    let shared = Shared::new(file);
     thread::scope(|scope| {
-        let mut sink = Sink::new(beside(scope, file));
-        encode_to(&mut sink, &model)?;
-        drop(model);
-        Ok(sink.finish()?)
+        // Where the system gives no thread, this one does all.
+        let other = thread::Builder::new().spawn_scoped(scope, || encode_to(&shared, &model));
+        let bytes = encode_to(&shared, &model)?;
+        let stopped = |_| Err(io::Error::other("a thread that writes has stopped").into());
+        other.map_or(Ok(bytes), |other| other.join().unwrap_or_else(stopped))
     })
 }
 
@@ -158,9 +153,11 @@ fn deferred(model: &mut ModelProto) -> usize {
     bytes
 }
 
-fn encode_to(sink: &mut Sink<'_>, model: &ModelProto) -> io::Result<()> {
+fn encode_to(drain: impl Drain, model: &ModelProto) -> Result<u64, WriteErrorKind> {
+    let mut sink = Sink::new(drain);
     // The sink takes any number of bytes.
-    model.encode(sink).map_err(io::Error::other)
+    model.encode(&mut sink).map_err(io::Error::other)?;
+    Ok(sink.finish()?)
 }
 
 /// Asks for the room that `bytes` take, of which a full disk tells at once, and which makes writing them a quarter
@@ -204,12 +201,9 @@ fn spill_beside(
         return Err(WriteErrorKind::Directory.at(&target));
     }
     let file = temporary_file_in(folder).map_err(fail)?;
-    let bytes = thread::scope(|scope| {
-        let mut sink = Sink::new(beside(scope, file.as_file()));
-        spill(model, threshold, location, &mut sink);
-        sink.finish()
-    });
-    let bytes = bytes.map_err(fail)?;
+    let mut sink = Sink::new(Direct(file.as_file()));
+    spill(model, threshold, location, &mut sink);
+    let bytes = sink.finish().map_err(fail)?;
     let data = (bytes > 0).then_some(Pending { file, path: target });
     Ok((data, bytes))
 }
@@ -301,7 +295,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("m.onnx");
         let weight = |raw| TensorProto { raw_data: Some(raw), ..tensor("weight", 0) };
-        for length in [100, BESIDE / 2 + 1, 2 * BESIDE] {
+        for length in [100, SHARED / 2 + 1, 2 * SHARED] {
             let deferred = || weight(Payload::deferred(length, Counting));
             let there: Vec<u8> = (0..length).map(|place| (place % 251) as u8).collect();
             let expected = encode(&model(vec![
