@@ -19,7 +19,7 @@ use crate::{ModelProto, Payload, WriteError, WriteErrorKind, for_each_tensor};
 /// Largest message, in bytes, that readers of protocol buffers take.
 const MESSAGE_LIMIT: u64 = i32::MAX as u64;
 /// Deferred bytes that take longer to be made than a second thread to begin.
-const SHARED: usize = 4 << 20;
+const SHARED: usize = 1 << 20;
 /// Smallest tensor, in bytes, that [`ExternalPolicy::Auto`] moves out.
 const AUTO_THRESHOLD: u64 = 1024;
 
