@@ -115,13 +115,14 @@ impl<'r> Rewriter<'r> {
             domain => self.rules.get(&*format!("{domain}:{}", node.op_type()))?,
         };
         let opset = graph.opset();
+        let kinds = Site::new(graph, id).kinds;
         for Candidate { rule, veto } in candidates {
             let newer = rule.since() > opset;
             let may_fire = !newer && veto.is_none();
             if !may_fire && !self.explain {
                 continue;
             }
-            let reason = match rule.rewrite(&Site { graph, root: id }) {
+            let reason = match rule.rewrite(&Site { graph, root: id, kinds }) {
                 Ok(_) if newer => {
                     format!("opset {} has it first, the model is of {opset}", rule.since())
                 }

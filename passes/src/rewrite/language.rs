@@ -20,6 +20,7 @@
 
 use onnx_opt_ir::{Tensor, ValueId};
 
+use super::kinds::Kinds;
 use super::pattern::{OpPattern, escapes};
 use super::{ErrorClass, Match, Miss, Operand, Patch, Rewrite, Rule, Site};
 
@@ -33,8 +34,20 @@ pub struct DeclaredRule {
     pub(crate) class: ErrorClass,
     pub(crate) since: i64,
     pub(crate) shared: bool,
-    pub(crate) alternatives: Vec<OpPattern>,
+    pub(crate) alternatives: Vec<Alternative>,
     pub(crate) build: Build,
+}
+
+/// A pattern, and what it asks of operands.
+pub(crate) struct Alternative {
+    pattern: OpPattern,
+    kinds: Kinds,
+}
+
+impl From<OpPattern> for Alternative {
+    fn from(pattern: OpPattern) -> Self {
+        Self { kinds: Kinds::of_pattern(&pattern), pattern }
+    }
 }
 
 impl Rule for DeclaredRule {
@@ -55,7 +68,8 @@ impl Rule for DeclaredRule {
     }
 
     fn roots(&self) -> Vec<&'static str> {
-        let mut roots: Vec<&'static str> = self.alternatives.iter().map(|pattern| pattern.op_type).collect();
+        let mut roots: Vec<&'static str> =
+            self.alternatives.iter().map(|alternative| alternative.pattern.op_type).collect();
         roots.sort_unstable();
         roots.dedup();
         roots
@@ -64,7 +78,10 @@ impl Rule for DeclaredRule {
     fn rewrite(&self, site: &Site<'_>) -> Rewrite {
         let mut miss = Miss::NoMatch;
         let mut found = Match::default();
-        for pattern in &self.alternatives {
+        for Alternative { pattern, kinds } in &self.alternatives {
+            if !site.kinds.include(*kinds) {
+                continue;
+            }
             found.clear();
             if !pattern.matches(site.graph, site.root, &mut found) {
                 continue;
@@ -301,8 +318,8 @@ macro_rules! rules {
                 since: header!(since $($header)*),
                 shared: header!(shared $($header)*),
                 alternatives: vec![
-                    pattern!($op ($($operands)*) $({ $($attributes)* })? $(as $bound)?)
-                    $(, pattern!($op_more ($($operands_more)*) $({ $($attributes_more)* })? $(as $bound_more)?))*
+                    pattern!($op ($($operands)*) $({ $($attributes)* })? $(as $bound)?).into()
+                    $(, pattern!($op_more ($($operands_more)*) $({ $($attributes_more)* })? $(as $bound_more)?).into())*
                 ],
                 build: |site, _found| {
                     captures!(site _found; $op ($($operands)*) $({ $($attributes)* })? $(as $bound)?);

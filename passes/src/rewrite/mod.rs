@@ -4,6 +4,7 @@ mod admit;
 mod commit;
 mod engine;
 mod function;
+mod kinds;
 #[macro_use]
 pub(crate) mod language;
 mod patch;
@@ -18,6 +19,8 @@ pub use pattern::{AttributePattern, Match, OpPattern, Pattern};
 use std::fmt;
 
 use onnx_opt_ir::{Graph, Node, NodeId, ValueId};
+
+use self::kinds::Kinds;
 
 /// How the result of a rewrite relates to the original.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
@@ -87,9 +90,15 @@ pub struct Site<'a> {
     pub graph: &'a Graph,
     /// The node.
     pub root: NodeId,
+    kinds: Kinds,
 }
 
 impl<'a> Site<'a> {
+    /// The place of a node.
+    pub fn new(graph: &'a Graph, root: NodeId) -> Self {
+        Self { graph, root, kinds: Kinds::of_operands(graph, graph.node(root)) }
+    }
+
     /// The node.
     pub fn node(&self) -> &'a Node {
         self.graph.node(self.root)

@@ -91,7 +91,7 @@ mod tests {
             let x = f.typed_input("x", element, [Dim::fixed(2)]);
             f.op("Identity", &[x]);
             let root = f.graph.nodes().next().unwrap().0;
-            supports(&Site { graph: &f.graph, root }, op_type, x).is_ok()
+            supports(&Site::new(&f.graph, root), op_type, x).is_ok()
         };
         use ElementType::{Double, Float, Float16, Int32, Int64};
         assert!(verdict(20, "Gelu", Float) && verdict(20, "Gelu", Float16) && !verdict(20, "Gelu", Double));
