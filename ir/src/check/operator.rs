@@ -2,6 +2,7 @@
 
 use onnx_opt_proto::attribute_proto::AttributeType;
 use rustc_hash::FxHashSet;
+use smallvec::SmallVec;
 
 use crate::attributes::{Attribute, AttributeValue};
 use crate::graph::{Graph, Node, ValueId};
@@ -69,6 +70,9 @@ pub(super) fn check_counts(operator: &Operator, node: &Node) -> Result<(), Strin
 }
 
 pub(super) fn check_attributes_once(node: &Node) -> Result<(), String> {
+    if node.attributes().len() < 2 {
+        return Ok(());
+    }
     let mut seen = FxHashSet::default();
     match node.attributes().iter().find(|attribute| !seen.insert(&*attribute.name)) {
         Some(twice) => Err(format!("attribute `{}` is given twice", twice.name)),
@@ -131,7 +135,7 @@ fn kind_of(attribute: &Attribute) -> Option<AttributeType> {
 
 /// The known types of operands and results are allowed, and those of one type variable are the same.
 pub(super) fn check_types(operator: &Operator, graph: &Graph, node: &Node) -> Result<(), String> {
-    let mut bound: Vec<(&str, TypeKind, ValueId)> = Vec::new();
+    let mut bound: SmallVec<[(&str, TypeKind, ValueId); 4]> = SmallVec::new();
     let inputs = node.inputs().iter().enumerate().map(|(index, value)| (operator.input(index), value));
     let outputs = node.outputs().iter().enumerate().map(|(index, value)| (operator.output(index), value));
     for (parameter, value) in inputs.chain(outputs) {
