@@ -94,3 +94,36 @@ impl Graph {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::dim::Dim;
+    use crate::graph::{Context, NewNode};
+    use crate::types::{ElementType, Type};
+
+    proptest! {
+        /// Nodes by their positions, which take two values each that stand before them.
+        #[test]
+        fn a_short_way_to_the_same_order(
+            nodes in prop::collection::vec((0u32..6, any::<prop::sample::Index>(), any::<prop::sample::Index>()), 1..12),
+            ascending: bool,
+        ) {
+            let mut graph = Graph::new(Context::with_opset(17));
+            let mut values = vec![graph.add_input("x", Type::tensor(ElementType::Float, [Dim::fixed(2)]))];
+            for (place, (position, left, right)) in nodes.iter().enumerate() {
+                let operands = [left, right].map(|index| *index.get(&values));
+                let position = if ascending { place as u32 / 2 } else { *position };
+                let id = graph.add_node(NewNode { position, ..NewNode::new("Add", operands) }).unwrap();
+                values.extend(graph.node(id).output(0));
+            }
+            let order = graph.order_by_operands().unwrap();
+            let short = graph.order_by_position();
+            prop_assert!(short.as_ref().is_none_or(|short| *short == order));
+            prop_assert!(short.is_some() || !ascending);
+        }
+    }
+}

@@ -19,7 +19,7 @@ impl Kinds {
     fn of_operator(op_type: &str) -> Self {
         let mut hasher = FxHasher::default();
         op_type.hash(&mut hasher);
-        // The low bits of this hash are the better ones; the first place is that of constants.
+        // The first place is that of constants.
         Self(2 << (hasher.finish() % 63))
     }
 
