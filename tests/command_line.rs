@@ -426,17 +426,25 @@ fn a_closed_pipe_is_no_panic() {
 #[cfg(unix)]
 #[test]
 fn an_interrupt_leaves_nothing() {
+    use std::os::unix::process::CommandExt;
     use std::time::{Duration, Instant};
 
     let place = Place::with(&["mnist_resnet.onnx"]);
     let temporary = tempfile::tempdir().unwrap();
     let count = || fs::read_dir(temporary.path()).unwrap().count();
-    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin("onnx-opt"))
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin("onnx-opt"));
+    command
         .args(["mnist_resnet.onnx", "-q", "--verify", "1000"])
         .current_dir(place.0.path())
-        .env("TMPDIR", temporary.path())
-        .spawn()
-        .unwrap();
+        .env("TMPDIR", temporary.path());
+    // SAFETY: `signal` may be called between fork and exec. Tests in the background inherit that it is ignored.
+    unsafe {
+        command.pre_exec(|| {
+            libc::signal(libc::SIGINT, libc::SIG_DFL);
+            Ok(())
+        });
+    }
+    let mut child = command.spawn().unwrap();
     let start = Instant::now();
     while count() == 0 && start.elapsed() < Duration::from_secs(30) {
         std::thread::sleep(Duration::from_millis(1));
