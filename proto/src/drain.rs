@@ -51,9 +51,9 @@ impl<'a> Shared<'a> {
 
 impl Drain for &Shared<'_> {
     fn claim(&mut self, block: u64, most: u64) -> u64 {
-        let next = (block + 1).min(block + most);
-        let claim = self.claimed.compare_exchange(block, next, Ordering::Relaxed, Ordering::Relaxed);
-        claim.map_or(0, |_| next - block)
+        let count = most.min(1);
+        let claim = self.claimed.compare_exchange(block, block + count, Ordering::Relaxed, Ordering::Relaxed);
+        claim.map_or(0, |_| count)
     }
 
     fn write(&mut self, position: u64, pieces: &mut [IoSlice<'_>]) -> io::Result<()> {

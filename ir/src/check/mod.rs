@@ -163,9 +163,7 @@ impl Checker<'_> {
 }
 
 /// Names under which the values of a graph are written, as far as they have one, by index of the value.
-type Names<'a> = Vec<Option<&'a str>>;
-
-fn names<'a>(graph: &'a Graph, captured: &[Option<&'a str>]) -> Names<'a> {
+fn names<'a>(graph: &'a Graph, captured: &[Option<&'a str>]) -> Vec<Option<&'a str>> {
     let mut names = vec![None; graph.value_bound()];
     for (id, value) in graph.values() {
         names[id.index()] = match value.producer() {
