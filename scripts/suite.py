@@ -11,6 +11,8 @@ from onnx.backend.test.case.test_case import TestCase
 
 DATA = pathlib.Path(onnx.__file__).parent / "backend" / "test" / "data"
 KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator", "real")
+# Operators that draw their outputs: two runs agree by chance at most.
+RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 
 
 @dataclass
@@ -27,6 +29,11 @@ class Case:
     def operators(self) -> str:
         """The operators of the main graph."""
         return " ".join(dict.fromkeys(n.op_type for n in onnx.load_from_string(self.content).graph.node))
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the expected outputs are but one draw of many."""
+        return not RANDOM.isdisjoint(self.operators.split())
 
 
 def load() -> list[Case]:
