@@ -1,5 +1,6 @@
-//! What the generated messages know as `prost`: that crate, but for fields of bytes, which are [`Payload`]s, and for
-//! lists, which have room for one element first and not for four. Most lists of a node have one.
+//! What the generated messages know as `prost`: that crate, but for fields of bytes, which are [`Payload`]s, for short
+//! strings, which are copied at once, and for lists, which have room for one element first and not for four. Most lists
+//! of a node have one.
 //!
 //! [`Payload`]: crate::Payload
 
@@ -48,6 +49,25 @@ pub(crate) mod encoding {
         use ::prost::bytes::Buf;
         pub(crate) use ::prost::encoding::string::*;
         use ::prost::encoding::{DecodeContext, WireType};
+
+        /// Names are short and lie in one piece: they are copied at once.
+        pub(crate) fn merge(
+            wire_type: WireType,
+            text: &mut String,
+            buf: &mut impl Buf,
+            context: DecodeContext,
+        ) -> Result<(), DecodeError> {
+            if wire_type == WireType::LengthDelimited
+                && let Some((&length @ ..0x80, rest)) = buf.chunk().split_first()
+                && let Some(short) = rest.get(..usize::from(length))
+                && let Ok(short) = str::from_utf8(short)
+            {
+                short.clone_into(text);
+                buf.advance(1 + usize::from(length));
+                return Ok(());
+            }
+            ::prost::encoding::string::merge(wire_type, text, buf, context)
+        }
 
         pub(crate) fn merge_repeated(
             wire_type: WireType,
@@ -106,5 +126,50 @@ pub(crate) mod encoding {
         ) -> Result<(), DecodeError> {
             super::super::grow(values, |value| merge(wire_type, value, buf, context))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use ::prost::bytes::Buf;
+    use ::prost::encoding::encode_varint;
+
+    use super::Message;
+    use crate::NodeProto;
+
+    /// A node whose name is these bytes.
+    fn named(name: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![3 << 3 | 2];
+        encode_varint(name.len() as u64, &mut bytes);
+        bytes.extend(name);
+        bytes
+    }
+
+    #[test]
+    fn short_and_long_strings_in_one_piece_and_in_two() {
+        for length in [0, 1, 127, 128, 300] {
+            let name = "\u{e4}".repeat(length / 2) + &"x".repeat(length % 2);
+            let bytes = named(name.as_bytes());
+            for middle in 0..bytes.len() {
+                let (one, other) = bytes.split_at(middle);
+                let node = NodeProto::decode(one.chain(other)).unwrap();
+                assert_eq!(node.name.as_ref(), Some(&name), "{length} at {middle}");
+            }
+            assert!(NodeProto::decode(&bytes[..bytes.len() - 1]).is_err());
+        }
+        // The last of several counts.
+        let twice = [named(b"first"), named(b"2")].concat();
+        assert_eq!(NodeProto::decode(&twice[..]).unwrap().name(), "2");
+    }
+
+    #[test]
+    fn what_is_no_text_is_refused() {
+        for name in [&b"\xff"[..], &[b'x'; 200].map(|_| 0xc3)] {
+            assert!(NodeProto::decode(&named(name)[..]).is_err());
+        }
+        // Another type of field under the number of the name.
+        assert!(NodeProto::decode(&[3 << 3, 1][..]).is_err());
     }
 }

@@ -82,7 +82,7 @@ pub fn write_file(
         }
         if !target.is_file() {
             let file = File::options().write(true).open(path).map_err(|error| fail(error.into()))?;
-            length(&model).map_err(fail)?;
+            readable(model.encoded_len()).map_err(fail)?;
             let bytes = encode_to(Direct(file), &model).map_err(fail)?;
             return Ok(WriteReport { bytes, external_bytes: 0 });
         }
@@ -92,12 +92,14 @@ pub fn write_file(
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let (data, external_bytes) = match threshold(&model, options) {
-        Some(threshold) => spill_beside(&mut model, &target, folder, threshold)?,
-        None => (None, 0),
-    };
+    let mut length = model.encoded_len();
+    let (mut data, mut external_bytes) = (None, 0);
+    if let Some(threshold) = threshold(length, options) {
+        (data, external_bytes) = spill_beside(&mut model, &target, folder, threshold)?;
+        length = model.encoded_len();
+    }
     let file = temporary_file_in(folder).map_err(|error| fail(error.into()))?;
-    reserve(file.as_file(), length(&model).map_err(fail)?).map_err(|error| fail(error.into()))?;
+    reserve(file.as_file(), readable(length).map_err(fail)?).map_err(|error| fail(error.into()))?;
     let bytes = stream(model, file.as_file()).map_err(fail)?;
     let data = data.map(Pending::publish).transpose()?;
     Pending { file, path: target.clone() }.publish()?.keep();
@@ -112,7 +114,7 @@ pub fn write_file(
 /// # Errors
 /// If the stream refuses, or the model is too large for readers.
 pub fn write_stream(model: &ModelProto, writer: &mut dyn Write) -> Result<u64, WriteError> {
-    length(model)?;
+    readable(model.encoded_len())?;
     Ok(encode_to(Direct(writer), model)?)
 }
 
@@ -122,9 +124,9 @@ pub fn encode(model: &ModelProto) -> Bytes {
     model.encode_to_vec().into()
 }
 
-/// How many bytes `model` takes, which are as many as readers take.
-fn length(model: &ModelProto) -> Result<u64, WriteErrorKind> {
-    let length = model.encoded_len() as u64;
+/// The length of a message, if readers take so many bytes.
+fn readable(length: usize) -> Result<u64, WriteErrorKind> {
+    let length = length as u64;
     if length > MESSAGE_LIMIT { Err(WriteErrorKind::TooLarge(length)) } else { Ok(length) }
 }
 
@@ -155,8 +157,8 @@ fn deferred(model: &mut ModelProto) -> usize {
 
 fn encode_to(drain: impl Drain, model: &ModelProto) -> Result<u64, WriteErrorKind> {
     let mut sink = Sink::new(drain);
-    // The sink takes any number of bytes.
-    model.encode(&mut sink).map_err(io::Error::other)?;
+    // The sink takes any number of bytes: nobody need count them first.
+    model.encode_raw(&mut sink);
     Ok(sink.finish()?)
 }
 
@@ -176,12 +178,12 @@ fn reserve(_file: &File, _bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Size from which tensors are to be moved out, if any are.
-fn threshold(model: &ModelProto, options: &WriteOptions) -> Option<u64> {
+/// Size from which tensors of a model of this length are to be moved out, if any are.
+fn threshold(length: usize, options: &WriteOptions) -> Option<u64> {
     match options.external_data {
         ExternalPolicy::Never => None,
         ExternalPolicy::Always { threshold_bytes } => Some(threshold_bytes),
-        ExternalPolicy::Auto => (model.encoded_len() as u64 > options.auto_limit).then_some(AUTO_THRESHOLD),
+        ExternalPolicy::Auto => (length as u64 > options.auto_limit).then_some(AUTO_THRESHOLD),
     }
 }
 
