@@ -130,6 +130,14 @@ impl Dim {
         dims.into_iter().fold(Dim::fixed(1), |product, dim| &product * dim)
     }
 
+    /// The product of `dims`, if it is known: that of integers, and 0 where one is that.
+    pub fn fixed_product<'a>(dims: impl IntoIterator<Item = &'a Dim> + Clone) -> Option<i64> {
+        if dims.clone().into_iter().any(|dim| *dim == Dim::fixed(0)) {
+            return Some(0);
+        }
+        dims.into_iter().try_fold(1_i64, |product, dim| product.checked_mul(dim.as_fixed()?))
+    }
+
     /// The sum of `dims`; 0 if there are none.
     pub fn sum<'a>(dims: impl IntoIterator<Item = &'a Dim>) -> Dim {
         dims.into_iter().fold(Dim::fixed(0), |sum, dim| &sum + dim)

@@ -150,6 +150,12 @@ proptest! {
     }
 
     #[test]
+    fn a_known_product_is_the_product(dims in prop::collection::vec(tree(), 0..4)) {
+        let dims: Vec<Dim> = dims.iter().map(Tree::dim).collect();
+        prop_assert_eq!(Dim::fixed_product(&dims), Dim::product(&dims).as_fixed());
+    }
+
+    #[test]
     fn a_normal_form_is_its_own(tree in tree()) {
         let dim = tree.dim();
         prop_assert_eq!(dim.substitute(&|_| None), dim);

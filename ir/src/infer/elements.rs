@@ -8,7 +8,8 @@ use crate::types::ElementType;
 /// A tensor of fixed shape and few elements, each a number or a symbolic expression.
 pub(super) struct Elements {
     shape: Vec<usize>,
-    elements: Vec<Dim>,
+    /// Row-major.
+    pub(super) elements: Vec<Dim>,
 }
 
 impl Elements {
@@ -77,6 +78,11 @@ pub(super) fn fill(shape: &[Dim], element: impl Fn(&[usize]) -> Option<Dim>) -> 
             element(&coordinates)
         })
         .collect()
+}
+
+/// Whether a tensor of this shape is of fixed shape and few elements.
+pub(super) fn is_small(shape: &[Dim]) -> bool {
+    fixed_sizes(shape).is_some_and(|shape| count(&shape).is_some())
 }
 
 /// All sizes as numbers.

@@ -1,6 +1,6 @@
 //! Operators that move elements about: other shapes of the same elements, repetitions, parts and joins.
 
-use super::elements::{Elements, fill, is_size, size};
+use super::elements::{Elements, fill, is_size, is_small, size};
 use super::shape_values::asked_shape;
 use super::{Fact, Facts, Inference, InferenceError, Rule};
 use crate::dim::Dim;
@@ -30,8 +30,8 @@ pub(super) fn rule(op_type: &str) -> Option<Rule> {
 
 /// The first operand in another shape, its elements in the same order.
 fn reshaped(cx: &Inference<'_>, shape: Shape) -> Answer {
-    let count = Dim::product(&shape).as_fixed();
-    let elements = cx.elements(0).filter(|elements| count == i64::try_from(elements.len()).ok());
+    let elements =
+        cx.elements(0).filter(|elements| Dim::fixed_product(&shape) == i64::try_from(elements.len()).ok());
     cx.one(Fact::tensor(cx.element(0), shape).with_elements(elements))
 }
 
@@ -95,7 +95,7 @@ fn reshape(cx: &Inference<'_>) -> Answer {
         });
     }
     if let Some(input) = input {
-        complete(cx, &Dim::product(input), &mut sizes, rest)?;
+        complete(cx, input, &mut sizes, rest)?;
     }
     reshaped(cx, sizes.into_iter().map(|size| size.unwrap_or_else(|| cx.fresh())).collect())
 }
@@ -103,20 +103,26 @@ fn reshape(cx: &Inference<'_>) -> Answer {
 /// Derives the one size that is open from the number of elements; `rest` is the axis of the -1.
 fn complete(
     cx: &Inference<'_>,
-    total: &Dim,
+    input: &[Dim],
     sizes: &mut [Option<Dim>],
     rest: Option<usize>,
 ) -> Result<(), InferenceError> {
-    let known = Dim::product(sizes.iter().flatten());
     let mut open = sizes.iter().enumerate().filter(|(_, size)| size.is_none()).map(|(axis, _)| axis);
-    let unequal = || cx.error(format!("{total} elements do not fill the shape"));
+    let unequal = |total: &Dim| cx.error(format!("{total} elements do not fill the shape"));
     match (open.next(), open.next()) {
-        (None, _) if total.is_fixed() && known.is_fixed() && *total != known => Err(unequal()),
-        (Some(axis), None) if known != Dim::fixed(0) => {
+        (None, _) => match (Dim::fixed_product(input), Dim::fixed_product(sizes.iter().flatten())) {
+            (Some(total), Some(known)) if total != known => Err(unequal(&Dim::fixed(total))),
+            _ => Ok(()),
+        },
+        (Some(axis), None) => {
+            let (total, known) = (Dim::product(input), Dim::product(sizes.iter().flatten()));
+            if known == Dim::fixed(0) {
+                return Ok(());
+            }
             sizes[axis] = match total.exact_div(&known) {
                 Some(size) => Some(size),
                 None if rest != Some(axis) => None,
-                None if total.is_fixed() && known.is_fixed() => return Err(unequal()),
+                None if total.is_fixed() && known.is_fixed() => return Err(unequal(&total)),
                 None => Some(total.floor_div(&known)),
             };
             Ok(())
@@ -314,9 +320,8 @@ fn concat(cx: &Inference<'_>) -> Answer {
 /// The elements of operands joined along an axis, if those of one at least are known.
 fn joined(cx: &Inference<'_>, result: &[Dim], axis: usize) -> Option<Vec<Dim>> {
     let operands = 0..cx.input_count();
-    let known: Vec<bool> = operands.clone().map(|index| cx.elements(index).is_some()).collect();
     // The size is looked at first: no work is done for large tensors.
-    if !known.contains(&true) || fill(result, |_| Some(Dim::fixed(0))).is_none() {
+    if !is_small(result) || !operands.clone().any(|index| cx.elements(index).is_some()) {
         return None;
     }
     let parts: Vec<(usize, Elements)> = operands
@@ -325,6 +330,9 @@ fn joined(cx: &Inference<'_>, result: &[Dim], axis: usize) -> Option<Vec<Dim>> {
             Some((length, Elements::of_or_unknown(cx, index)?))
         })
         .collect::<Option<_>>()?;
+    if axis == 0 {
+        return Some(parts.into_iter().flat_map(|(_, part)| part.elements).collect());
+    }
     fill(result, |at| {
         let mut at = at.to_vec();
         for (length, part) in &parts {

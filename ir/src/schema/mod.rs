@@ -10,6 +10,10 @@ mod type_set;
 pub use operator::{Arity, AttributeDefault, AttributeKind, AttributeSchema, Operator, Parameter};
 pub use type_set::{TypeKind, TypeSet};
 
+use std::sync::LazyLock;
+
+use rustc_hash::FxHashMap;
+
 use table::{IR_VERSIONS, LATEST_OPSETS, OPERATORS};
 
 /// The version of an operator that is in force in version `opset` of its domain's operator set: the last one that
@@ -24,11 +28,11 @@ pub fn lookup(domain: &str, op_type: &str, opset: i64) -> Option<&'static Operat
 
 /// All versions of an operator, oldest first; empty if the standard does not have it.
 pub fn versions(domain: &str, op_type: &str) -> &'static [Operator] {
-    let name = (canonical_domain(domain), op_type);
-    let start = OPERATORS.partition_point(|operator| (operator.domain, operator.op_type) < name);
-    let rest = &OPERATORS[start..];
-    let count = rest.iter().take_while(|operator| (operator.domain, operator.op_type) == name).count();
-    &rest[..count]
+    static VERSIONS: LazyLock<FxHashMap<(&str, &str), &[Operator]>> = LazyLock::new(|| {
+        let by_name = OPERATORS.chunk_by(|a, b| (a.domain, a.op_type) == (b.domain, b.op_type));
+        by_name.map(|versions| ((versions[0].domain, versions[0].op_type), versions)).collect()
+    });
+    VERSIONS.get(&(canonical_domain(domain), op_type)).copied().unwrap_or_default()
 }
 
 /// Every version of every operator, ascending by domain, name and version.
