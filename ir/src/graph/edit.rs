@@ -112,7 +112,8 @@ impl Graph {
     pub(crate) fn reserve(&mut self, nodes: usize, operands: usize, values: usize) {
         self.nodes.reserve_exact_nodes(nodes);
         self.nodes.reserve_exact_edges(operands);
-        self.values.reserve_exact(values);
+        // Rewrites add values, and what nobody reaches for takes no memory: moving all of them does.
+        self.values.reserve_exact(values + values / 2);
     }
 
     pub(crate) fn add_value(&mut self, name: Option<Name>, producer: Producer, ty: Option<Type>) -> ValueId {
@@ -601,6 +602,7 @@ impl Graph {
     }
 
     pub(crate) fn set_position(&mut self, node: NodeId, position: u32) {
+        self.order.take();
         if let Some(node) = self.nodes.node_weight_mut(node.0) {
             node.position = position;
         }

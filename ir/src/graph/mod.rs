@@ -17,7 +17,7 @@ mod replace;
 mod value;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use onnx_opt_proto::{GraphProto, ValueInfoProto};
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
@@ -79,6 +79,8 @@ pub struct Graph {
     context: Context,
     /// How often the graph changed, bodies not counted; says whether it did, not by how much.
     edits: u64,
+    /// The topological order, once somebody has asked for it since nodes changed.
+    order: OnceLock<Vec<NodeId>>,
     /// The rest of the message: name, documentation, quantization annotations, metadata.
     pub(crate) rest: GraphProto,
 }
@@ -95,6 +97,7 @@ impl Graph {
             pinned: BTreeSet::new(),
             context,
             edits: 0,
+            order: OnceLock::new(),
             rest: GraphProto::default(),
         }
     }
@@ -188,6 +191,7 @@ impl Graph {
 
     fn nodes_mut(&mut self) -> &mut StableDiGraph<Node, Use> {
         self.edits += 1;
+        self.order.take();
         &mut self.nodes
     }
 

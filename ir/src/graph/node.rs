@@ -217,8 +217,9 @@ impl Node {
     pub fn is_random(&self) -> bool {
         let random = self.operator.is_some_and(|operator| operator.random);
         // Dropout draws only in training mode: by attribute default never before opset 12, by operand since.
-        let quiet_dropout = self.is("Dropout") && self.inputs.get(2).is_none_or(Option::is_none);
-        (random && !quiet_dropout) || self.bodies().any(|body| body.nodes().any(|(_, node)| node.is_random()))
+        let quiet_dropout = || self.is("Dropout") && self.inputs.get(2).is_none_or(Option::is_none);
+        (random && !quiet_dropout())
+            || self.bodies().any(|body| body.nodes().any(|(_, node)| node.is_random()))
     }
 
     /// The value of an attribute that must be there or have a default, compared with `expected`.

@@ -15,7 +15,11 @@ impl Graph {
     /// # Errors
     /// A node on or behind a cycle, if there is one.
     pub fn topological_order(&self) -> Result<Vec<NodeId>, NodeId> {
-        self.order_by_position().map_or_else(|| self.order_by_operands(), Ok)
+        if let Some(order) = self.order.get() {
+            return Ok(order.clone());
+        }
+        let order = self.order_by_position().map_or_else(|| self.order_by_operands(), Ok)?;
+        Ok(self.order.get_or_init(|| order).clone())
     }
 
     /// Nodes by position, if that is a topological order.
@@ -86,11 +90,12 @@ impl Graph {
         for (place, &node) in order.iter().enumerate() {
             self.set_position(node, (constants.len() + place) as u32);
         }
-        for node in order {
+        for &node in &order {
             for body in self.bodies_mut(node) {
                 body.sort()?;
             }
         }
+        self.order = order.into();
         Ok(())
     }
 }
@@ -121,9 +126,31 @@ mod tests {
                 values.extend(graph.node(id).output(0));
             }
             let order = graph.order_by_operands().unwrap();
+            prop_assert_eq!(&graph.topological_order().unwrap(), &order);
             let short = graph.order_by_position();
             prop_assert!(short.as_ref().is_none_or(|short| *short == order));
             prop_assert!(short.is_some() || !ascending);
         }
+    }
+
+    #[test]
+    fn the_order_follows_every_edit() {
+        let mut graph = Graph::new(Context::with_opset(17));
+        let x = graph.add_input("x", Type::tensor(ElementType::Float, [Dim::fixed(2)]));
+        let node = |position, operand| NewNode { position, ..NewNode::new("Neg", [operand]) };
+        let first = graph.add_node(node(1, x)).unwrap();
+        assert_eq!(graph.topological_order().unwrap(), [first]);
+        let second = graph.add_node(node(0, x)).unwrap();
+        assert_eq!(graph.topological_order().unwrap(), [second, first]);
+        graph.set_position(second, 2);
+        assert_eq!(graph.topological_order().unwrap(), [first, second]);
+        let result = graph.node(second).output(0);
+        graph.set_input(first, 0, result).unwrap();
+        assert_eq!(graph.topological_order().unwrap(), [second, first]);
+        graph.sort().unwrap();
+        assert_eq!((graph.node(second).position(), graph.node(first).position()), (0, 1));
+        assert_eq!(graph.topological_order().unwrap(), [second, first]);
+        graph.remove_node(first).unwrap();
+        assert_eq!(graph.topological_order().unwrap(), [second]);
     }
 }
