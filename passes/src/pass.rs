@@ -1,6 +1,6 @@
 //! Passes and the manager that runs them in order.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use onnx_opt_ir::engine::ConstEval;
@@ -111,6 +111,16 @@ pub enum PassError {
     },
 }
 
+/// What the passes of a run did so far.
+#[derive(Default)]
+struct History {
+    reports: Vec<PassReport>,
+    /// How many of them changed the model.
+    changes: usize,
+    /// By pass, how many had when it last found nothing to change.
+    idle: BTreeMap<&'static str, usize>,
+}
+
 /// The pipeline runs again while it finds something, so that optimizing a result again changes nothing; at most so
 /// often.
 const MAX_ROUNDS: usize = 8;
@@ -162,26 +172,28 @@ impl PassManager {
         if !model.rest.training_info.is_empty() {
             return Err(PassError::TrainingInfo);
         }
-        let mut reports = Vec::new();
+        let mut history = History::default();
         for round in 0..MAX_ROUNDS {
-            if !self.round(model, context, round, &mut observe, &mut reports)? {
+            let before = history.changes;
+            self.round(model, context, round, &mut observe, &mut history)?;
+            if history.changes == before {
                 break;
             }
         }
         model.graph.sort().map_err(|_| PassError::Cycle)?;
-        Ok(reports)
+        Ok(history.reports)
     }
 
-    /// Runs the passes once and tells whether one changed anything. Only the first round reports idle passes.
+    /// Runs the passes once. Only the first round reports idle passes; after it one that was idle is left out until
+    /// another has changed anything.
     fn round(
         &self,
         model: &mut Model,
         context: &PassContext<'_>,
         round: usize,
         observe: &mut impl FnMut(&PassReport, &Model),
-        reports: &mut Vec<PassReport>,
-    ) -> Result<bool, PassError> {
-        let mut news = false;
+        history: &mut History,
+    ) -> Result<(), PassError> {
         // A model that nobody checked may be illegal from the start, which no pass can help.
         let checked =
             cfg!(debug_assertions) && model.graph.node_count() <= MAX_CHECKED_NODES && check(model).is_ok();
@@ -191,7 +203,8 @@ impl PassManager {
             } else {
                 !context.skip.contains(pass.name()) && !context.target.avoid.contains(pass.name())
             };
-            if !selected {
+            let idle = round > 0 && history.idle.get(pass.name()) == Some(&history.changes);
+            if !selected || idle {
                 continue;
             }
             let start = Instant::now();
@@ -206,16 +219,19 @@ impl PassManager {
                 statistics,
             };
             let fired = !report.statistics.fired.is_empty();
-            news |= fired;
+            match fired {
+                true => history.changes += 1,
+                false => drop(history.idle.insert(pass.name(), history.changes)),
+            }
             if checked {
                 check(model).map_err(|source| PassError::Illegal { pass: pass.name(), source })?;
             }
             if fired || round == 0 {
                 observe(&report, model);
-                reports.push(report);
+                history.reports.push(report);
             }
         }
-        Ok(news)
+        Ok(())
     }
 }
 
@@ -232,4 +248,67 @@ pub(crate) fn for_each_graph(graph: &mut Graph, visit: &mut dyn FnMut(&mut Graph
         debug_assert!(edited.is_ok(), "owners of bodies exist");
     }
     visit(graph);
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::testing::Fixture;
+
+    /// Writes down when it runs, and says that it changed something in these of its runs.
+    struct Noted {
+        name: &'static str,
+        changes: &'static [usize],
+        runs: Arc<Mutex<Vec<&'static str>>>,
+    }
+
+    impl Pass for Noted {
+        fn name(&self) -> &'static str {
+            self.name
+        }
+
+        fn doc(&self) -> &'static str {
+            "Notes its runs"
+        }
+
+        fn run(&self, _: &mut Graph, _: &PassContext<'_>, statistics: &mut Statistics) {
+            let mut runs = self.runs.lock().unwrap();
+            let before = runs.iter().filter(|name| **name == self.name).count();
+            runs.push(self.name);
+            if self.changes.contains(&before) {
+                statistics.fired.insert(self.name, 1);
+            }
+        }
+    }
+
+    /// The passes that ran, in order, where these say in these of their runs that they changed something.
+    fn order_of(passes: &[(&'static str, &'static [usize])]) -> String {
+        let runs = Arc::default();
+        let pass = |&(name, changes)| -> Box<dyn Pass> {
+            Box::new(Noted { name, changes, runs: Arc::clone(&runs) })
+        };
+        let manager = PassManager::new(passes.iter().map(pass).collect());
+        let mut f = Fixture::new(13);
+        let x = f.input("x", &[1]);
+        let y = f.op("Relu", &[x]);
+        let mut model = f.with_output(y).into_model();
+        let reports = manager.run(&mut model, &PassContext::default(), |_, _| {}).unwrap();
+        assert!(passes.iter().all(|(name, _)| reports.iter().any(|report| report.pass == *name)));
+        let order = runs.lock().unwrap().join(" ");
+        order
+    }
+
+    #[test]
+    fn a_pass_runs_again_after_a_change_alone() {
+        // Nothing changes: one round.
+        assert_eq!(order_of(&[("a", &[]), ("b", &[])]), "a b");
+        // What comes after the last change was idle then, and stays so.
+        assert_eq!(order_of(&[("a", &[]), ("b", &[0]), ("c", &[])]), "a b c a b");
+        // A change in the second round calls all before it again, and itself.
+        assert_eq!(order_of(&[("a", &[]), ("b", &[0]), ("a", &[])]), "a b a b");
+        assert_eq!(order_of(&[("a", &[1]), ("b", &[0]), ("c", &[])]), "a b c a b c a");
+    }
 }

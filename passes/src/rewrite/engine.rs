@@ -92,8 +92,7 @@ impl<'r> Rewriter<'r> {
         }
 
         let Ok(order) = graph.topological_order() else { return };
-        let mut list = WorkList::default();
-        order.into_iter().for_each(|node| list.push(node));
+        let mut list = WorkList::of(order, graph.node_bound());
         let mut fuel = FUEL_PER_NODE * graph.node_count() + 1000;
         while let Some(node) = list.pop() {
             if fuel == 0 {
@@ -101,7 +100,7 @@ impl<'r> Rewriter<'r> {
             }
             if let Some(touched) = self.visit(graph, node, statistics) {
                 fuel -= 1;
-                touched.created.iter().for_each(|&node| list.push(node));
+                touched.created.iter().for_each(|&node| list.push_new(node));
                 list.push_around(graph, &touched.values);
             }
         }
@@ -181,10 +180,19 @@ pub fn place(graph: &Graph, node: &Node) -> String {
     }
 }
 
-#[derive(Default)]
+/// Whether a node waits for its visit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    No,
+    /// Since the start, when nodes were queued in topological order: so does all that lies behind it.
+    SinceStart,
+    SinceEdit,
+}
+
 struct WorkList {
     queue: VecDeque<NodeId>,
-    queued: Vec<bool>,
+    /// By node.
+    waiting: Vec<Waiting>,
     /// Number of the present edit.
     edit: usize,
     /// By node, the last edit that reached it, and how much further the pattern may go from there.
@@ -192,22 +200,37 @@ struct WorkList {
 }
 
 impl WorkList {
+    /// The list of these nodes, which are in topological order and have indices below `bound`.
+    fn of(order: Vec<NodeId>, bound: usize) -> Self {
+        let mut waiting = vec![Waiting::No; bound];
+        order.iter().for_each(|node| waiting[node.index()] = Waiting::SinceStart);
+        Self { queue: order.into(), waiting, edit: 0, spread: Vec::new() }
+    }
+
     fn push(&mut self, node: NodeId) {
-        if self.queued.len() <= node.index() {
-            self.queued.resize(node.index() + 1, false);
+        if self.waiting.len() <= node.index() {
+            self.waiting.resize(node.index() + 1, Waiting::No);
         }
-        if !std::mem::replace(&mut self.queued[node.index()], true) {
+        let waiting = &mut self.waiting[node.index()];
+        if *waiting == Waiting::No {
+            *waiting = Waiting::SinceEdit;
             self.queue.push_back(node);
         }
     }
 
+    /// Queues a node that was not there at the start, though one with its index may have been.
+    fn push_new(&mut self, node: NodeId) {
+        self.push(node);
+        self.waiting[node.index()] = Waiting::SinceEdit;
+    }
+
     fn pop(&mut self) -> Option<NodeId> {
         let node = self.queue.pop_front()?;
-        self.queued[node.index()] = false;
+        self.waiting[node.index()] = Waiting::No;
         Some(node)
     }
 
-    /// Queues the producers of values and, as far as a pattern reaches, the nodes downstream.
+    /// Queues the producers of values and, as far as a pattern reaches, the nodes downstream that do not wait yet.
     fn push_around(&mut self, graph: &Graph, values: &[ValueId]) {
         self.edit += 1;
         self.spread.resize(graph.node_bound(), (0, 0));
@@ -227,6 +250,9 @@ impl WorkList {
             let mut next = SmallVec::new();
             for value in frontier {
                 for consumer in graph.consumers(value) {
+                    if self.waiting.get(consumer.node.index()) == Some(&Waiting::SinceStart) {
+                        continue;
+                    }
                     let known = &mut self.spread[consumer.node.index()];
                     if *known >= (self.edit, reach) {
                         continue;
