@@ -28,12 +28,21 @@ pub enum LoadError {
 /// If the model is not legal, or types and shapes show that its main graph cannot run.
 pub fn load(document: Document) -> Result<Model, LoadError> {
     let model = import(document)?;
-    check(&model)?;
+    admit(&model)?;
+    Ok(model)
+}
+
+/// Checks a model as it was imported.
+///
+/// # Errors
+/// If it is not legal, or types and shapes show that its main graph cannot run.
+pub fn admit(model: &Model) -> Result<(), LoadError> {
+    check(model)?;
     // Notes are rare; only with one is it worth asking again whose it is.
     if !model.notes.is_empty() {
         for (node, _) in model.graph.nodes() {
             infer(&model.graph, node)?;
         }
     }
-    Ok(model)
+    Ok(())
 }

@@ -11,6 +11,21 @@ pub fn processors() -> usize {
     *PROCESSORS
 }
 
+/// What two pieces of work make: on two threads if `apart`, else one after the other.
+///
+/// # Panics
+/// As they do.
+pub fn both<A: Send, B>(apart: bool, first: impl FnOnce() -> A + Send, second: impl FnOnce() -> B) -> (A, B) {
+    if !apart || processors() == 1 {
+        return (first(), second());
+    }
+    thread::scope(|scope| {
+        let first = scope.spawn(first);
+        let second = second();
+        (first.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), second)
+    })
+}
+
 /// What `work` makes of each number below `count`, in order, on as many threads as there are processors, of which this
 /// one is the first.
 ///
@@ -61,6 +76,15 @@ mod tests {
         for count in [0, 1, 2, 100] {
             let found = side_by_side(count, &|place| place * place);
             assert!(found.into_iter().eq((0..count).map(|place| place * place)), "{count}");
+        }
+    }
+
+    #[test]
+    fn two_pieces_give_their_own() {
+        for apart in [false, true] {
+            let mut count = 0;
+            let found = both(apart, || "first", || std::mem::replace(&mut count, 1));
+            assert_eq!((found, count), (("first", 0), 1));
         }
     }
 

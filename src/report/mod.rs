@@ -62,16 +62,21 @@ impl Summary {
     }
 
     fn add(&mut self, graph: &Graph) {
-        let mut operators: BTreeMap<String, usize> = BTreeMap::new();
+        let mut operators: BTreeMap<(&str, &str), usize> = BTreeMap::new();
         for_each_constant(graph, &mut |_, tensor, node| {
             if node {
-                *operators.entry("Constant".to_owned()).or_default() += 1;
+                *operators.entry(("", "Constant")).or_default() += 1;
             }
             self.parameters += tensor.len() as u64;
             self.parameter_bytes += tensor.byte_len() as u64;
         });
-        for_each_node(graph, &mut |_, node| *operators.entry(operator_name(node)).or_default() += 1);
-        self.operators = operators;
+        for_each_node(graph, &mut |_, node| {
+            *operators.entry((node.domain(), node.op_type())).or_default() += 1;
+        });
+        self.operators = operators
+            .into_iter()
+            .map(|((domain, op_type), count)| (qualified(domain, op_type), count))
+            .collect();
     }
 }
 
@@ -102,9 +107,13 @@ pub fn for_each_constant<'a>(graph: &'a Graph, visit: &mut dyn FnMut(&'a str, &'
 
 /// Operator of a node; those outside the default domain with their domain before a colon.
 pub fn operator_name(node: &Node) -> String {
-    match node.domain() {
-        "" => node.op_type().to_owned(),
-        domain => format!("{domain}:{}", node.op_type()),
+    qualified(node.domain(), node.op_type())
+}
+
+fn qualified(domain: &str, op_type: &str) -> String {
+    match domain {
+        "" => op_type.to_owned(),
+        domain => format!("{domain}:{op_type}"),
     }
 }
 

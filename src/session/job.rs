@@ -2,16 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use onnx_opt_ir::{Graph, Model, check, export};
+use onnx_opt_ir::{CheckError, Graph, Model, check, export};
 use onnx_opt_passes::measure::Totals;
 use onnx_opt_passes::quantize::accuracy::LayerMoments;
+use onnx_opt_passes::threads::both;
 use onnx_opt_passes::{FoldBudget, PassContext, PassError, PassManager, PassReport};
 use onnx_opt_proto::ModelProto;
 use prost::Message;
 
 use super::error::Error;
 use super::options::Options;
-use super::original::{Original, exported_model, into_model};
+use super::original::{Original, exported_model, into_model, is_large};
 use super::{Clock, Listener};
 use crate::calibrate::{self, CalibrateOptions, Measure};
 use crate::choice::{Choice, Cost, Outcome, has_choice, hold_back};
@@ -94,10 +95,8 @@ impl Job<'_> {
         let (Outcome { model, passes }, notes) =
             clock.time("optimize", || self.optimize(model, &left_out, listener))?;
         let rules = explain(&passes, &model.graph);
-        let legal = clock.time("check", || check(&model));
-        let exported = clock.time("export", || export(&model));
-        let mut attempt =
-            Attempt { passes, rules, notes, ..Attempt::unchanged(exported, Summary::of(&model, 0)) };
+        let ((legal, after), exported) = clock.time("export", || judged_export(&model));
+        let mut attempt = Attempt { passes, rules, notes, ..Attempt::unchanged(exported, after) };
         if let Err(error) = legal {
             attempt.refusal = Some(format!("the graph is not legal: {error}"));
         } else if attempt.is_changed() {
@@ -329,12 +328,12 @@ impl Job<'_> {
 
     /// Puts a model in the place of what an attempt made, if it is legal.
     fn adopt(&self, attempt: &mut Attempt, model: &Model, clock: &mut Clock<'_>) -> Result<(), Error> {
-        clock.time("check", || check(model)).map_err(|error| Error::Refused {
+        let ((legal, after), exported) = clock.time("export", || judged_export(model));
+        legal.map_err(|error| Error::Refused {
             file: self.original.source.name(),
             reason: format!("the graph is not legal: {error}"),
         })?;
-        attempt.after = Summary::of(model, 0);
-        attempt.exported = clock.time("export", || export(model));
+        (attempt.after, attempt.exported) = (after, exported);
         Ok(())
     }
 
@@ -407,6 +406,11 @@ impl Job<'_> {
             None => Ok((attempt, culprits)),
         }
     }
+}
+
+/// Whether a model is legal, what it holds, and its message.
+fn judged_export(model: &Model) -> ((Result<(), CheckError>, Summary), ModelProto) {
+    both(is_large(model), || (check(model), Summary::of(model, 0)), || export(model))
 }
 
 /// The highest level: its passes are all that there are.

@@ -27,7 +27,8 @@ use crate::verify::{Status, VerifyReport, verify};
 use job::{Attempt, GROWERS, Job};
 use options::refuse_options;
 use original::{
-    Original, declare_types, exported_model, external_weights, into_model, refuse_overwriting, write,
+    Original, declare_types, exported_model, external_weights, into_model, into_model_seen,
+    refuse_overwriting, write,
 };
 
 pub use error::Error;
@@ -107,9 +108,9 @@ pub fn optimize_with(
     };
     let external = options.external_data || !weights.locations.is_empty();
 
-    let mut model = clock.time("import", || into_model(document, source))?;
+    let (mut model, before) =
+        clock.time("import", || into_model_seen(document, source, |model| Summary::of(model, file_bytes)))?;
     let mut notes = std::mem::take(&mut model.notes);
-    let before = Summary::of(&model, file_bytes);
     let trial = match options.effort {
         Effort::Off => None,
         effort => Some(options.trial.prepare(&model.graph, effort)?),
@@ -146,8 +147,11 @@ pub fn optimize_with(
         attempt => attempt?,
     };
     for grower in GROWERS {
+        if !attempt.applied(grower) {
+            continue;
+        }
         let growth = attempt.growth(allowed);
-        if growth > 0 && attempt.applied(grower) {
+        if growth > 0 {
             notes.push(format!("{grower} was left out: the model would be {growth} bytes larger"));
             job.grew.insert(grower.to_owned());
             attempt = job.attempt(into_model(original.read()?, source)?, &left_out, &mut clock)?;

@@ -4,13 +4,16 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use onnx_opt_ir::load::load as import;
-use onnx_opt_ir::{Model, export};
+use onnx_opt_ir::import::import;
+use onnx_opt_ir::load::admit;
+use onnx_opt_ir::{LoadError, Model, export};
 use onnx_opt_proto::{
     Document, ExternalData, ExternalPolicy, ModelProto, ReadError, TensorProto, ValueInfoProto, WriteError,
     WriteOptions, for_each_tensor, read_bytes, read_file, tensor_proto::DataLocation, write_file,
     write_stream,
 };
+
+use onnx_opt_passes::threads::both;
 
 use super::error::Error;
 use super::options::{Destination, Source, refuse_unknown_inputs};
@@ -96,7 +99,26 @@ pub fn load(source: &Source) -> Result<Loaded, Error> {
 }
 
 pub(super) fn into_model(document: Document, source: &Source) -> Result<Model, Error> {
-    import(document).map_err(|error| Error::Import { file: source.name(), source: error })
+    into_model_seen(document, source, |_| ()).map(|(model, ())| model)
+}
+
+/// A model, and what `look` sees in it.
+pub(super) fn into_model_seen<T>(
+    document: Document,
+    source: &Source,
+    look: impl FnOnce(&Model) -> T,
+) -> Result<(Model, T), Error> {
+    let refused = |error| Error::Import { file: source.name(), source: error };
+    let model = import(document).map_err(LoadError::from).map_err(refused)?;
+    let (admitted, seen) = both(is_large(&model), || admit(&model), || look(&model));
+    admitted.map_err(refused)?;
+    Ok((model, seen))
+}
+
+/// Whether a second thread pays for what is done with the whole of a graph: it takes about as long to begin as a
+/// thousand nodes.
+pub(super) fn is_large(model: &Model) -> bool {
+    model.graph.node_count() > 4_000
 }
 
 /// A result as a model again.
