@@ -1,8 +1,10 @@
 //! What the generated messages know as `prost`: that crate, but for fields of bytes, which are [`Payload`]s, for short
 //! strings, which are copied at once, and for lists, which have room for one element first and not for four. Most lists
-//! of a node have one.
+//! of a node have one. What the schema does not know is noted.
 //!
 //! [`Payload`]: crate::Payload
+
+use std::cell::Cell;
 
 pub(crate) use ::prost::{DecodeError, Enumeration, Message, Oneof, UnknownEnumValue, alloc};
 
@@ -24,9 +26,32 @@ fn grow<T: Default>(
     list.last_mut().map_or(Ok(()), fill)
 }
 
+thread_local! {
+    /// Whether this thread met a field that the schema does not know.
+    static SKIPPED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What `decode` gives, and whether it met fields that the schema does not know.
+pub(crate) fn noting_unknown<T>(decode: impl FnOnce() -> T) -> (T, bool) {
+    SKIPPED.set(false);
+    (decode(), SKIPPED.get())
+}
+
 /// Encoding of fields, with the functions that prost has under these names.
 pub(crate) mod encoding {
+    use ::prost::DecodeError;
+    use ::prost::bytes::Buf;
     pub(crate) use ::prost::encoding::*;
+
+    pub(crate) fn skip_field(
+        wire_type: WireType,
+        tag: u32,
+        buf: &mut impl Buf,
+        context: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        super::SKIPPED.set(true);
+        ::prost::encoding::skip_field(wire_type, tag, buf, context)
+    }
 
     pub(crate) mod message {
         use ::prost::bytes::Buf;

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use memmap2::{Mmap, MmapOptions};
 use prost::Message;
 
+use crate::codec::noting_unknown;
 use crate::{GraphProto, ModelProto, ReadError, ReadErrorKind, foreign, wire};
 
 /// A model as read.
@@ -124,7 +125,8 @@ fn decode(bytes: Bytes) -> Result<Document, ReadErrorKind> {
         ..GraphProto::default()
     };
     let mut model = ModelProto { graph: wire::graph_lengths(&bytes).map(room), ..ModelProto::default() };
-    model.merge(bytes.clone()).map_err(|error| explain(error, &bytes))?;
+    let (merged, has_unknown) = noting_unknown(|| model.merge(bytes.clone()));
+    merged.map_err(|error| explain(error, &bytes))?;
     let missing = match &model {
         ModelProto { graph: None, .. } => Some("graph"),
         ModelProto { ir_version: None, .. } => Some("ir_version"),
@@ -135,9 +137,7 @@ fn decode(bytes: Bytes) -> Result<Document, ReadErrorKind> {
             foreign::recognise(&bytes).map_or(ReadErrorKind::Missing(missing), ReadErrorKind::Foreign)
         );
     }
-    // Lengths differ also where the file packs numbers in another way than the schema: only then look closely.
-    let same = model.encoded_len() == bytes.len();
-    let unknown_fields = if same { 0 } else { wire::unknown_bytes(&bytes) };
+    let unknown_fields = if has_unknown { wire::unknown_bytes(&bytes) } else { 0 };
     Ok(Document { model, file_bytes: bytes.len() as u64, unknown_fields, folder: None })
 }
 
