@@ -272,6 +272,12 @@ impl Graph {
     }
 
     fn detach_slot(&mut self, node: NodeId, slot: Slot, value: ValueId) {
+        // What goes with its producer, and what has none, has no edge.
+        let Some(entry) = self.value_mut(value) else { return };
+        entry.consumers.remove(&Consumer { node, slot });
+        if !matches!(entry.producer, Producer::Node { .. }) {
+            return;
+        }
         let edge = self
             .nodes
             .edges_directed(node.0, Direction::Incoming)
@@ -279,9 +285,6 @@ impl Graph {
             .map(|edge| edge.id());
         if let Some(edge) = edge {
             self.nodes_mut().remove_edge(edge);
-        }
-        if let Some(value) = self.value_mut(value) {
-            value.consumers.remove(&Consumer { node, slot });
         }
     }
 

@@ -81,6 +81,8 @@ pub struct Graph {
     edits: u64,
     /// The topological order, once somebody has asked for it since nodes changed.
     order: OnceLock<Vec<NodeId>>,
+    /// The nodes with bodies, likewise.
+    owners: OnceLock<Vec<NodeId>>,
     /// The rest of the message: name, documentation, quantization annotations, metadata.
     pub(crate) rest: GraphProto,
 }
@@ -98,6 +100,7 @@ impl Graph {
             context,
             edits: 0,
             order: OnceLock::new(),
+            owners: OnceLock::new(),
             rest: GraphProto::default(),
         }
     }
@@ -122,6 +125,12 @@ impl Graph {
         self.nodes
             .node_indices()
             .filter_map(|index| self.nodes.node_weight(index).map(|node| (NodeId(index), node)))
+    }
+
+    /// The nodes that own bodies, by ascending index.
+    pub fn owners(&self) -> Vec<NodeId> {
+        let owns = |(id, node): (NodeId, &Node)| node.bodies().next().map(|_| id);
+        self.owners.get_or_init(|| self.nodes().filter_map(owns).collect()).clone()
     }
 
     /// Number of nodes, bodies not counted.
@@ -192,6 +201,7 @@ impl Graph {
     fn nodes_mut(&mut self) -> &mut StableDiGraph<Node, Use> {
         self.edits += 1;
         self.order.take();
+        self.owners.take();
         &mut self.nodes
     }
 

@@ -68,8 +68,7 @@ impl Graph {
 
     /// Gives values of bodies that bear the name of a value around them a name of their own, and tells how many.
     pub(crate) fn tell_shadows_apart(&mut self, outer: &FxHashSet<Name>) -> usize {
-        let owners: Vec<_> =
-            self.nodes().filter(|(_, node)| node.bodies().next().is_some()).map(|(id, _)| id).collect();
+        let owners = self.owners();
         if outer.is_empty() && owners.is_empty() {
             return 0;
         }
