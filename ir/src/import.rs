@@ -88,11 +88,22 @@ pub enum ImportError {
 /// Bodies may be nested this deep. (The protobuf decoder gives up at about 30.)
 const MAX_DEPTH: usize = 64;
 
-/// Builds the graph of a model and infers its types. Contradictions that inference meets become notes.
+/// Builds the graph of a model and infers its types. What is irregular in it, and contradictions that inference meets,
+/// become notes.
 ///
 /// # Errors
 /// If the model is not a legal graph.
 pub fn import(document: Document) -> Result<Model, ImportError> {
+    let mut model = assemble(document)?;
+    model.notes.splice(0..0, irregularities(&model));
+    Ok(model)
+}
+
+/// [`import`] without a look at what is irregular, which can be looked for while others read the model.
+///
+/// # Errors
+/// If the model is not a legal graph.
+pub fn assemble(document: Document) -> Result<Model, ImportError> {
     let mut model = document.model;
     let graph = model.graph.take().ok_or(ImportError::NoGraph)?;
     refuse_two_versions(&model)?;
@@ -101,7 +112,6 @@ pub fn import(document: Document) -> Result<Model, ImportError> {
     let mut importer = Importer::new(context, external);
     let (mut graph, _) = importer.graph(graph, Vec::new())?;
     let mut notes = importer.notes;
-    notes.extend(irregularities(&model, &graph));
     notes.extend(infer_graph(&mut graph).iter().map(ToString::to_string));
     if document.unknown_fields > 0 {
         notes.push(format!(
@@ -328,10 +338,10 @@ impl Importer {
         declaration.r#type.as_ref().and_then(|ty| types_proto::from_proto(ty, &self.context))
     }
 
-    /// Adds the nodes with their results, so that operands may be named in any order, and the `Constant` nodes as
-    /// the values that they are.
+    /// Adds the nodes with their results, and the `Constant` nodes as the values that they are. Operands may be named in
+    /// any order: a node that stands before one of them, or has bodies, which may read all values, is left for later.
     fn declare_nodes(&mut self, nodes: Vec<NodeProto>) -> Result<Vec<Pending>, ImportError> {
-        let mut pending = Vec::with_capacity(nodes.len());
+        let mut pending = Vec::new();
         for (position, mut proto) in nodes.into_iter().enumerate() {
             let position = position as u32;
             if let Some((name, tensor)) = self.constant_node(&mut proto)? {
@@ -369,9 +379,26 @@ impl Importer {
                     self.define(name, value)?;
                 }
             }
-            pending.push(Pending { node: id, inputs: proto.input, attributes: proto.attribute });
+            let node = Pending { node: id, inputs: proto.input, attributes: proto.attribute };
+            match self.known_operands(&node) {
+                Some(inputs) => self.fill(node, &inputs)?,
+                None => pending.push(node),
+            }
         }
         Ok(pending)
+    }
+
+    /// The operands of a node without bodies, if all are values of this graph that are there by now.
+    fn known_operands(&mut self, node: &Pending) -> Option<SmallVec<[Option<ValueId>; 4]>> {
+        if node.attributes.iter().any(|attribute| attribute.g.is_some() || !attribute.graphs.is_empty()) {
+            return None;
+        }
+        let names = &self.top().names;
+        let known = |name: &String| match name.as_str() {
+            "" => Some(None),
+            name => names.get(name).copied().map(Some),
+        };
+        node.inputs.iter().map(known).collect()
     }
 
     fn connect(&mut self, pending: Pending) -> Result<(), ImportError> {
@@ -388,12 +415,17 @@ impl Importer {
                 })?),
             });
         }
+        self.fill(pending, &inputs)
+    }
+
+    /// Gives a node its operands and attributes.
+    fn fill(&mut self, pending: Pending, inputs: &[Option<ValueId>]) -> Result<(), ImportError> {
         let mut attributes = Attributes::new();
         let mut captures = Vec::new();
         for attribute in pending.attributes {
             attributes.push(self.attribute(attribute, &mut captures)?);
         }
-        self.top().graph.fill_node(pending.node, &inputs, captures, attributes);
+        self.top().graph.fill_node(pending.node, inputs, captures, attributes);
         Ok(())
     }
 

@@ -15,7 +15,7 @@ pub mod model;
 pub mod print;
 #[cfg(any(test, feature = "testing"))]
 pub mod random;
-mod regular;
+pub mod regular;
 pub mod schema;
 pub mod tensor;
 pub mod types;

@@ -6,7 +6,7 @@ use onnx_opt_proto::{GraphProto, ModelProto, OperatorSetIdProto};
 use rustc_hash::FxHashSet;
 
 use crate::functions::visit;
-use crate::graph::{Graph, Producer};
+use crate::graph::Producer;
 use crate::model::Model;
 use crate::schema::{canonical_domain, domain_title, latest_opset, versions};
 
@@ -46,7 +46,8 @@ pub(crate) fn implied_imports(model: &ModelProto, graph: &GraphProto) -> Vec<(St
 }
 
 /// What is irregular in a model as it was read.
-pub(crate) fn irregularities(model: &ModelProto, graph: &Graph) -> Vec<String> {
+pub fn irregularities(model: &Model) -> Vec<String> {
+    let Model { graph, rest: model, .. } = model;
     let mut found = Vec::new();
     let mut tell = |count: usize, one: &str, many: &str| match count {
         0 => {}

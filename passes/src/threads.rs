@@ -26,6 +26,14 @@ pub fn both<A: Send, B>(apart: bool, first: impl FnOnce() -> A + Send, second: i
     })
 }
 
+/// Drops something large on another thread, for which nobody waits.
+pub fn drop_aside(thing: impl Send + 'static) {
+    if processors() > 1 {
+        // Where the system gives no thread it is dropped here, with the closure.
+        let _ = thread::Builder::new().spawn(move || drop(thing));
+    }
+}
+
 /// What `work` makes of each number below `count`, in order, on as many threads as there are processors, of which this
 /// one is the first.
 ///
@@ -86,6 +94,13 @@ mod tests {
             let found = both(apart, || "first", || std::mem::replace(&mut count, 1));
             assert_eq!((found, count), (("first", 0), 1));
         }
+    }
+
+    #[test]
+    fn what_is_dropped_aside_is_dropped() {
+        let (sender, receiver) = std::sync::mpsc::channel::<()>();
+        drop_aside(sender);
+        assert!(receiver.recv().is_err());
     }
 
     #[test]

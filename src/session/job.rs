@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use onnx_opt_ir::{CheckError, Graph, Model, check, export};
 use onnx_opt_passes::measure::Totals;
 use onnx_opt_passes::quantize::accuracy::LayerMoments;
-use onnx_opt_passes::threads::both;
+use onnx_opt_passes::threads::{both, drop_aside};
 use onnx_opt_passes::{FoldBudget, PassContext, PassError, PassManager, PassReport};
 use onnx_opt_proto::ModelProto;
 use prost::Message;
@@ -96,6 +96,9 @@ impl Job<'_> {
             clock.time("optimize", || self.optimize(model, &left_out, listener))?;
         let rules = explain(&passes, &model.graph);
         let ((legal, after), exported) = clock.time("export", || judged_export(&model));
+        if is_large(&model) {
+            drop_aside(model);
+        }
         let mut attempt = Attempt { passes, rules, notes, ..Attempt::unchanged(exported, after) };
         if let Err(error) = legal {
             attempt.refusal = Some(format!("the graph is not legal: {error}"));

@@ -4,8 +4,9 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use onnx_opt_ir::import::import;
+use onnx_opt_ir::import::assemble;
 use onnx_opt_ir::load::admit;
+use onnx_opt_ir::regular::irregularities;
 use onnx_opt_ir::{LoadError, Model, export};
 use onnx_opt_proto::{
     Document, ExternalData, ExternalPolicy, ModelProto, ReadError, TensorProto, ValueInfoProto, WriteError,
@@ -109,9 +110,11 @@ pub(super) fn into_model_seen<T>(
     look: impl FnOnce(&Model) -> T,
 ) -> Result<(Model, T), Error> {
     let refused = |error| Error::Import { file: source.name(), source: error };
-    let model = import(document).map_err(LoadError::from).map_err(refused)?;
-    let (admitted, seen) = both(is_large(&model), || admit(&model), || look(&model));
+    let mut model = assemble(document).map_err(LoadError::from).map_err(refused)?;
+    let (admitted, (seen, irregular)) =
+        both(is_large(&model), || admit(&model), || (look(&model), irregularities(&model)));
     admitted.map_err(refused)?;
+    model.notes.splice(0..0, irregular);
     Ok((model, seen))
 }
 
