@@ -1,5 +1,6 @@
 //! Common subexpressions, and equal constants: computed and stored once.
 
+use std::collections::hash_map::Entry;
 use std::hash::{Hash, Hasher};
 
 use onnx_opt_ir::graph::{Form, Producer};
@@ -80,21 +81,34 @@ fn likeness(tensor: &Tensor) -> u64 {
 
 fn merge_nodes(graph: &mut Graph) -> usize {
     let Ok(order) = graph.topological_order() else { return 0 };
-    let mut seen: FxHashMap<u64, SmallVec<[NodeId; 4]>> =
+    // By key the first node, and by node the next one of its key: most keys are those of one node.
+    let mut first: FxHashMap<u64, NodeId> =
         FxHashMap::with_capacity_and_hasher(order.len(), Default::default());
+    let mut next: FxHashMap<NodeId, NodeId> = FxHashMap::default();
     let mut merged = 0;
     for id in order {
         let node = graph.node(id);
         if node.is_random() || node.bodies().next().is_some() || node.outputs().iter().all(Option::is_none) {
             continue;
         }
-        let twins = seen.entry(key(graph, node)).or_default();
-        let twin =
-            twins.iter().copied().find(|&twin| computes_the_same(graph, graph.node(twin), graph.node(id)));
-        match twin {
-            Some(twin) if merge(graph, id, twin) => merged += 1,
-            Some(_) => {}
-            None => twins.push(id),
+        let mut twin = match first.entry(key(graph, node)) {
+            Entry::Occupied(first) => *first.get(),
+            Entry::Vacant(place) => {
+                place.insert(id);
+                continue;
+            }
+        };
+        while !computes_the_same(graph, graph.node(twin), node) {
+            match next.get(&twin) {
+                Some(&other) => twin = other,
+                None => {
+                    next.insert(twin, id);
+                    break;
+                }
+            }
+        }
+        if next.get(&twin) != Some(&id) && merge(graph, id, twin) {
+            merged += 1;
         }
     }
     merged

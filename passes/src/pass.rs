@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use onnx_opt_ir::engine::ConstEval;
-use onnx_opt_ir::{CheckError, Graph, Model, NodeId, check};
+use onnx_opt_ir::{CheckError, Graph, Model, check};
 use thiserror::Error;
 
 use crate::rewrite::Statistics;
@@ -237,9 +237,7 @@ impl PassManager {
 
 /// Visits a graph and its bodies, innermost first.
 pub(crate) fn for_each_graph(graph: &mut Graph, visit: &mut dyn FnMut(&mut Graph)) {
-    let owners: Vec<NodeId> =
-        graph.nodes().filter(|(_, node)| node.bodies().next().is_some()).map(|(id, _)| id).collect();
-    for owner in owners {
+    for owner in graph.owners() {
         let edited = graph.edit_bodies(owner, |bodies| {
             for body in bodies.iter_mut() {
                 for_each_graph(body, visit);

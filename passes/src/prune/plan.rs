@@ -204,9 +204,7 @@ fn prune_graph(
     importance: &dyn Importance,
     outcome: &mut Outcome,
 ) -> Result<(), PruneError> {
-    let owners: Vec<NodeId> =
-        graph.nodes().filter(|(_, node)| node.bodies().next().is_some()).map(|(id, _)| id).collect();
-    for owner in owners {
+    for owner in graph.owners() {
         let edited = graph.edit_bodies(owner, |bodies| {
             reference.edit_bodies(owner, |others| {
                 let mut pairs = bodies.iter_mut().zip(others.iter_mut());

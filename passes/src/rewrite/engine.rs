@@ -12,6 +12,7 @@ use super::commit::{Touched, commit};
 use super::patch::PatchNode;
 use super::{Miss, Patch, Rule, Site};
 use crate::target::Target;
+use crate::threads::side_by_side;
 
 /// How often each rule fired, and, where explanations are wanted, where it did and where it nearly did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,6 +45,9 @@ pub struct Rewriter<'r> {
 const REACH: usize = 8;
 /// Nodes queued downstream of one edit, at most.
 const SPREAD: usize = 96;
+/// Nodes from which on a graph is looked through on several threads, and how many of them at first.
+const LARGE: usize = 4_000;
+const AHEAD: usize = 512;
 /// Applications per node before the engine gives up: rules that undo each other must not hang.
 const FUEL_PER_NODE: usize = 16;
 
@@ -80,9 +84,7 @@ impl<'r> Rewriter<'r> {
 
     /// Applies the rules to a graph and its bodies until none fires.
     pub fn run(&self, graph: &mut Graph, statistics: &mut Statistics) {
-        let owners: Vec<NodeId> =
-            graph.nodes().filter(|(_, node)| node.bodies().next().is_some()).map(|(id, _)| id).collect();
-        for owner in owners {
+        for owner in graph.owners() {
             let edited = graph.edit_bodies(owner, |bodies| {
                 for body in bodies.iter_mut() {
                     self.run(body, statistics);
@@ -92,7 +94,8 @@ impl<'r> Rewriter<'r> {
         }
 
         let Ok(order) = graph.topological_order() else { return };
-        let mut list = WorkList::of(order, graph.node_bound());
+        let idle = if self.explain { 0 } else { self.idle_before(graph, &order) };
+        let mut list = WorkList::of(&order[idle..], graph.node_bound());
         let mut fuel = FUEL_PER_NODE * graph.node_count() + 1000;
         while let Some(node) = list.pop() {
             if fuel == 0 {
@@ -106,13 +109,51 @@ impl<'r> Rewriter<'r> {
         }
     }
 
+    /// How many nodes stand before the first at which a rule fires, looked for on several threads: all, as a rule, when
+    /// the rules are applied again. Small graphs are not looked at, as threads take longer to begin.
+    fn idle_before(&self, graph: &Graph, order: &[NodeId]) -> usize {
+        let mut idle = 0;
+        let mut ahead = AHEAD;
+        while order.len() >= LARGE && idle < order.len() {
+            let window = &order[idle..order.len().min(idle + ahead)];
+            let fires = side_by_side(window.len(), &|place| self.fires(graph, window[place]));
+            match fires.into_iter().position(|fires| fires) {
+                Some(first) => return idle + first,
+                None => idle += window.len(),
+            }
+            ahead *= 2;
+        }
+        idle
+    }
+
+    /// Whether a rule has a replacement for a node that the target takes.
+    fn fires(&self, graph: &Graph, id: NodeId) -> bool {
+        let site = Site::new(graph, id);
+        let mut candidates = self.candidates(graph, graph.node(id)).iter();
+        candidates.any(|Candidate { rule, veto }| {
+            let may_fire = veto.is_none() && rule.since() <= graph.opset();
+            may_fire && rule.rewrite(&site).is_ok_and(|patch| self.accept(graph, &patch).is_ok())
+        })
+    }
+
+    /// The rules that may have a replacement for a node.
+    fn candidates(&self, graph: &Graph, node: &Node) -> &[Candidate<'r>] {
+        if !is_operator(graph, node) {
+            return &[];
+        }
+        let candidates = match node.domain() {
+            "" => self.rules.get(node.op_type()),
+            domain => self.rules.get(&*format!("{domain}:{}", node.op_type())),
+        };
+        candidates.map_or(&[], Vec::as_slice)
+    }
+
     /// Tries the rules of one node; the first that fires ends the visit.
     fn visit(&self, graph: &mut Graph, id: NodeId, statistics: &mut Statistics) -> Option<Touched> {
-        let node = graph.get_node(id).filter(|node| is_operator(graph, node))?;
-        let candidates = match node.domain() {
-            "" => self.rules.get(node.op_type())?,
-            domain => self.rules.get(&*format!("{domain}:{}", node.op_type()))?,
-        };
+        let candidates = self.candidates(graph, graph.get_node(id)?);
+        if candidates.is_empty() {
+            return None;
+        }
         let opset = graph.opset();
         let kinds = Site::new(graph, id).kinds;
         for Candidate { rule, veto } in candidates {
@@ -152,14 +193,20 @@ impl<'r> Rewriter<'r> {
     }
 
     fn try_commit(&self, graph: &mut Graph, root: NodeId, patch: Patch) -> Result<Touched, String> {
+        self.accept(graph, &patch)?;
+        commit(graph, root, patch).map_err(|error| error.to_string())
+    }
+
+    /// Whether the target has a replacement and takes it, and the model calls nothing else by its names.
+    fn accept(&self, graph: &Graph, patch: &Patch) -> Result<(), String> {
         if let Some(target) = self.target {
-            admit(target, graph, &patch)?;
+            admit(target, graph, patch)?;
         }
         let is_function = |node: &&PatchNode| graph.context().is_function(&node.domain, &node.op_type);
         if let Some(node) = patch.nodes.iter().find(is_function) {
             return Err(format!("{} is a function of the model", node.op_type));
         }
-        commit(graph, root, patch).map_err(|error| error.to_string())
+        Ok(())
     }
 }
 
@@ -201,10 +248,10 @@ struct WorkList {
 
 impl WorkList {
     /// The list of these nodes, which are in topological order and have indices below `bound`.
-    fn of(order: Vec<NodeId>, bound: usize) -> Self {
+    fn of(order: &[NodeId], bound: usize) -> Self {
         let mut waiting = vec![Waiting::No; bound];
         order.iter().for_each(|node| waiting[node.index()] = Waiting::SinceStart);
-        Self { queue: order.into(), waiting, edit: 0, spread: Vec::new() }
+        Self { queue: order.iter().copied().collect(), waiting, edit: 0, spread: Vec::new() }
     }
 
     fn push(&mut self, node: NodeId) {
