@@ -295,8 +295,7 @@ mod tests {
         let mut model = f.with_output(y).into_model();
         let reports = manager.run(&mut model, &PassContext::default(), |_, _| {}).unwrap();
         assert!(passes.iter().all(|(name, _)| reports.iter().any(|report| report.pass == *name)));
-        let order = runs.lock().unwrap().join(" ");
-        order
+        runs.lock().unwrap().join(" ")
     }
 
     #[test]
