@@ -4,10 +4,15 @@
 
 use std::path::Path;
 
+use bytes::Bytes;
 use onnx_opt_ir::graph::Producer;
 use onnx_opt_ir::random::{Random, model};
 use onnx_opt_ir::{Graph, Model, NewNode, NodeId, ValueId, check, export, load};
-use onnx_opt_proto::{ModelProto, encode, read_bytes};
+use onnx_opt_proto::{
+    AttributeProto, Document, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
+    TensorProto, ValueInfoProto, attribute_proto::AttributeType, encode, read_bytes,
+    tensor_proto::DataLocation,
+};
 
 const SEEDS: u64 = 400;
 
@@ -43,6 +48,55 @@ fn random_models_vary() {
         }
     }
     assert!(operators.len() > 50 && nested > 50 && nodes > 5_000, "{nested} {nodes} {operators:?}");
+}
+
+#[test]
+fn the_external_tensor_of_a_constant_comes_back_with_its_bytes() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
+    let there = std::fs::read(folder.join("external_data.bin")).unwrap();
+    let entry = |key: &str, value: &str| StringStringEntryProto {
+        key: Some(key.to_owned()),
+        value: Some(value.to_owned()),
+    };
+    let tensor = TensorProto {
+        dims: vec![4],
+        data_type: Some(1),
+        data_location: Some(DataLocation::External as i32),
+        external_data: vec![
+            entry("location", "external_data.bin"),
+            entry("offset", "16"),
+            entry("length", "16"),
+        ],
+        ..TensorProto::default()
+    };
+    let value = AttributeProto {
+        name: Some("value".to_owned()),
+        r#type: Some(AttributeType::Tensor as i32),
+        t: Some(Box::new(tensor)),
+        ..AttributeProto::default()
+    };
+    let node = NodeProto {
+        name: Some("node".to_owned()),
+        op_type: Some("Constant".to_owned()),
+        output: vec!["y".to_owned()],
+        attribute: vec![value],
+        ..NodeProto::default()
+    };
+    let output = ValueInfoProto { name: Some("y".to_owned()), ..ValueInfoProto::default() };
+    let graph = GraphProto { node: vec![node], output: vec![output], ..GraphProto::default() };
+    let model = ModelProto {
+        ir_version: Some(8),
+        opset_import: vec![OperatorSetIdProto { domain: None, version: Some(17) }],
+        graph: Some(graph),
+        ..ModelProto::default()
+    };
+    let document = Document { folder: Some(folder), ..model.into() };
+    let exported = export(&load(document).unwrap()).graph.unwrap();
+    let [node] = &exported.node[..] else { panic!("{exported:?}") };
+    assert_eq!((node.name(), node.op_type(), &node.output[..]), ("node", "Constant", &["y".to_owned()][..]));
+    let tensor = node.attribute[0].t.as_deref().unwrap();
+    assert_eq!(Bytes::from(tensor.raw_data.clone().unwrap()), there[16..32]);
+    assert!(tensor.data_location.is_none() && tensor.external_data.is_empty());
 }
 
 #[test]
