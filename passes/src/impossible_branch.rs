@@ -1,7 +1,7 @@
 //! `If` with a branch after which the model could not run.
 
-use onnx_opt_ir::infer::contradiction;
-use onnx_opt_ir::{Graph, NodeId};
+use onnx_opt_ir::infer::{contradiction, infer};
+use onnx_opt_ir::{Dim, Graph, Node, NodeId, Type, ValueId};
 
 use crate::inline_if::inline_known;
 use crate::pass::{Pass, PassContext, for_each_graph};
@@ -36,15 +36,17 @@ impl Pass for ImpossibleBranch {
             if graph.node_count() > MAX_NODES {
                 return;
             }
-            let nodes: Vec<NodeId> =
-                graph.nodes().filter(|(_, node)| node.is("If")).map(|(id, _)| id).collect();
+            let nodes = graph.owners();
+            // A graph that cannot run as it is survives neither branch.
+            if !nodes.iter().any(|&id| ranks_differ(graph, id)) || contradiction(graph).is_some() {
+                return;
+            }
             for id in nodes {
                 // Indices of removed nodes are used again: look before each step.
                 if trials < 2 || !ranks_differ(graph, id) {
                     continue;
                 }
                 trials -= 2;
-                // A graph that cannot run as it is survives neither.
                 let taken = match [0, 1].map(|branch| survives(graph, id, branch)) {
                     [true, false] => 0,
                     [false, true] => 1,
@@ -68,14 +70,28 @@ fn ranks_differ(graph: &Graph, id: NodeId) -> bool {
         .any(|index| matches!((ranks(first, index), ranks(second, index)), (Some(a), Some(b)) if a != b))
 }
 
-/// Whether inference finds nothing against the nodes of the graph when the `If` takes this branch.
+/// Whether inference finds nothing against the nodes of a graph, against which it finds nothing as it is, when the `If`
+/// takes this branch.
 fn survives(graph: &Graph, id: NodeId, branch: usize) -> bool {
     let mut trial = graph.clone();
     if trial.inline_body(id, branch).is_err() {
         return true;
     }
     while inline_known(&mut trial) > 0 {}
-    contradiction(&trial).is_none()
+    let mut changed = trial.nodes().filter(|(id, node)| !is_as_in(graph, &trial, *id, node));
+    changed.all(|(id, _)| infer(&trial, id).is_ok())
+}
+
+/// Whether a node of a copy is the one that it was in the graph, by its results, which are never others, and all that is
+/// known of its operands is what it was.
+fn is_as_in(graph: &Graph, copy: &Graph, id: NodeId, node: &Node) -> bool {
+    fn known(graph: &Graph, value: ValueId) -> Option<(Option<&Type>, Option<&[Dim]>)> {
+        graph.get_value(value).map(|value| (value.ty(), value.elements()))
+    }
+    let before = graph.get_node(id).filter(|before| {
+        before.output(0).is_some() && before.outputs() == node.outputs() && before.inputs() == node.inputs()
+    });
+    before.is_some() && node.operands().all(|value| known(graph, value) == known(copy, value))
 }
 
 #[cfg(test)]
