@@ -5,7 +5,8 @@ A case counts where its own model gives the expected outputs in onnxruntime or, 
 evaluator (these verdicts are kept in target/conformance). Its optimized model must pass the checker as the original does,
 keep the interface, and give the expected outputs in the same engine within the suite's own tolerance. Optimizing
 again must change nothing, and -O0 must give back the same bytes. Cases without a baseline, as those that draw random
-numbers, are held to all but the outputs. --constant-inputs turns the inputs into initializers first, so that whole models fold.
+numbers, are held to all but the outputs. --constant-inputs turns the inputs into initializers first, so that whole
+models fold.
 
     python scripts/conformance.py [--only REGEX] [--binary PATH] [--level 2] [--constant-inputs] [--extra-args ...]
 """

@@ -8,13 +8,12 @@ use onnx_opt_ir::import::assemble;
 use onnx_opt_ir::load::admit;
 use onnx_opt_ir::regular::irregularities;
 use onnx_opt_ir::{LoadError, Model, export};
+use onnx_opt_passes::threads::both;
 use onnx_opt_proto::{
     Document, ExternalData, ExternalPolicy, ModelProto, ReadError, TensorProto, ValueInfoProto, WriteError,
     WriteOptions, for_each_tensor, read_bytes, read_file, tensor_proto::DataLocation, write_file,
     write_stream,
 };
-
-use onnx_opt_passes::threads::both;
 
 use super::error::Error;
 use super::options::{Destination, Source, refuse_unknown_inputs};
